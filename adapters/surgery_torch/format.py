@@ -1,0 +1,186 @@
+"""PyTorch's own files: `.pt`, `.pth`, `.bin`, sharded `.bin`, and legacy pickles.
+
+Read with `weights_only`, and by memory map where the file allows it; what would
+run code is refused, and named. This module imports torch only when it reads or
+writes.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import re
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+from typing import Any
+
+from surgery.extend import (
+    BOX,
+    FileError,
+    FileTree,
+    Format,
+    Key,
+    Problem,
+    Tree,
+    find_backend,
+    kind_of,
+    raise_problems,
+)
+
+INDEX = ".bin.index.json"
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a pickle spells the magic number of torch < 1.6
+
+
+class TorchFile(Format):
+    """Files that `torch.save` wrote."""
+
+    name = "torch"
+    suffixes = (".pt", ".pth", ".bin", ".ckpt", ".pth.tar")
+    install = "pip install 'model-surgery[torch]'"
+
+    def recognises(self, file: FilePath, head: bytes, /) -> bool:
+        if file.name.endswith(INDEX) or _LEGACY_MAGIC in head[:32]:
+            return True
+        if not head.startswith(b"PK\x03\x04") or not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+
+    def load(self, file: FilePath, /) -> Tree:
+        if file.name.endswith(INDEX):
+            return _load_sharded(file)
+        tree = _read(file)
+        return FileTree.of(tree, file=str(file), format=self.name) if type(tree) is dict else tree
+
+    def save(self, tree: Tree, file: FilePath, /, *, metadata: Mapping[str, str]) -> None:
+        """Write with torch.save. All tensors are in memory at once (torch knows no other way)."""
+        import torch
+
+        problems: list[Problem] = []
+        plain = _plain(tree, (), problems, {})
+        raise_problems("save", problems)
+        torch.save(plain, file)
+
+
+def _read(file: FilePath) -> Tree:
+    import torch
+
+    zipped = zipfile.is_zipfile(file)
+    if zipped:
+        with zipfile.ZipFile(file) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise FileError(
+                    f"'{file}' is TorchScript: a program, not a tree of tensors",
+                    verb="load",
+                    hint="torch.jit.load(file).state_dict(), saved with torch.save, can be read",
+                )
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+    except Exception as error:  # the unpickler raises whatever the pickle provokes
+        unsafe = _unsafe_globals(file, zipped, str(error))
+        if unsafe:
+            raise FileError(
+                f"'{file}' would run code of {', '.join(unsafe)} when it is read",
+                verb="load",
+                hint="save only tensors, numbers and text: torch.save(model.state_dict(), file)",
+            ) from None
+        raise FileError(f"'{file}' is damaged: {str(error).splitlines()[0]}", verb="load") from None
+
+
+def _unsafe_globals(file: FilePath, zipped: bool, message: str) -> list[str]:
+    """Name what the pickle refers to beyond tensors and plain data. Nothing of it is imported."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    if zipped:
+        try:
+            return sorted(get_unsafe_globals_in_checkpoint(str(file)))
+        except Exception:
+            pass
+    found = set(re.findall(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", message))
+    try:
+        with file.open("rb") as stream:
+            for _ in range(4):  # a legacy file is a row of pickles: magic, protocol, system, the object
+                for op, argument, _position in pickletools.genops(stream):
+                    if op.name == "GLOBAL" and isinstance(argument, str):
+                        found.add(argument.replace(" ", "."))
+    except (ValueError, OSError):
+        pass
+    return sorted(name for name in found if not name.startswith(("torch.", "collections.OrderedDict")))
+
+
+def _load_sharded(index: FilePath) -> FileTree:
+    """Return the tree that an index of `.bin` shards describes; both must agree."""
+    try:
+        weight_map = json.loads(index.read_text("utf-8"))["weight_map"]
+        pairs = [(str(name), str(file)) for name, file in weight_map.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FileError(f"'{index}' is no index of shards ({error})", verb="load") from None
+    shards: dict[str, Mapping[str, Any]] = {}
+    problems: list[Problem] = []
+    for file in dict.fromkeys(file for _, file in pairs):
+        if FilePath(file).name != file or file in ("", ".", ".."):
+            raise FileError(f"'{index}' names a file outside its folder: '{file}'", verb="load")
+        if not (index.parent / file).is_file():
+            raise FileError(
+                f"the shard '{file}' is missing", verb="load", hint=f"'{index}' lists it: copy it again"
+            )
+        shards[file] = _read(index.parent / file)
+        for name in shards[file]:
+            if weight_map.get(name) != file:
+                text = "a shard holds a tensor that the index does not send there"
+                problems.append(Problem(text, str(name), found=file, error=FileError))
+    for name, file in pairs:
+        if name not in shards[file]:
+            problems.append(
+                Problem("the index names a tensor that its shard lacks", name, found=file, error=FileError)
+            )
+    raise_problems("load", problems, of=f"{len(pairs)} names in '{index}'")
+    tree = {name: shards[file][name] for name, file in pairs}
+    return FileTree.of(tree, file=str(index), format="torch")
+
+
+def _plain(node: Tree, path: tuple[Key, ...], problems: list[Problem], seen: dict[Any, Any]) -> Tree:
+    """Return the tree in containers that a weights_only reader takes, with torch tensors for leaves."""
+    kind = kind_of(node)
+    if kind is None:
+        return _plain_leaf(node, path, problems, seen)
+    if node is None:
+        return None
+    aux, children = kind.open(node)
+    if kind.family == "box":
+        return _plain(children[BOX], path, problems, seen)
+    inside = {key: _plain(child, (*path, key), problems, seen) for key, child in children.items()}
+    if type(node) in (list, tuple, OrderedDict):
+        return kind.close(aux, inside)
+    if kind.family == "mapping":
+        return inside
+    text = f"a {kind.name} cannot be read back without running its code"
+    hint = "save its parts: its params, or sg.slots of its optimizer state"
+    problems.append(Problem(text, "/".join(map(str, path)), hint=hint, error=FileError))
+    return inside
+
+
+def _plain_leaf(leaf: Any, path: tuple[Key, ...], problems: list[Problem], seen: dict[Any, Any]) -> Any:
+    from surgery_torch._arrays import TORCH
+
+    if isinstance(leaf, (bool, int, float, complex, str, bytes)):
+        return leaf
+    backend = find_backend(leaf)
+    text = "/".join(map(str, path))
+    if backend is None or not backend.holds_data(leaf):
+        found = f"a {type(leaf).__name__}"
+        problems.append(Problem("the file cannot hold this leaf", text, found=found, error=FileError))
+        return None
+    if backend is TORCH:
+        return TORCH.settled(leaf)
+    name = backend.identity(leaf)
+    if name is None or name not in seen:
+        tensor = TORCH.from_numpy(backend.to_numpy(leaf))
+        seen[name if name is not None else id(leaf)] = tensor
+        return tensor
+    return seen[name]
+
+
+FORMAT = TorchFile()

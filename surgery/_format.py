@@ -1,0 +1,123 @@
+"""File formats: what one must be able to do, and how a file finds its own.
+
+A file is recognised by its content. Formats come through the entry-point group
+`surgery.formats`, ours and anybody else's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path as FilePath
+from typing import Any
+
+from surgery._errors import FileError
+from surgery._types import Tree
+
+
+class FileTree(dict[Any, Any]):
+    """The tree in a file: a dict that also knows where it came from.
+
+    Attributes:
+        file: the file or folder.
+        format: the name of its format.
+        metadata: what the file says beside its tensors, text to text.
+        config: the model's `config.json`, if one lies beside the weights.
+    """
+
+    __surgery_kind__ = "dict"  # compared with other trees, it is one
+
+    file: str = ""
+    format: str = ""
+    metadata: Mapping[str, str] = {}
+    config: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, tree: Mapping[Any, Any], like: object = None, **about: Any) -> FileTree:
+        """Return a mapping as a file tree, with the attributes of `like` and those given."""
+        out = cls(tree)
+        vars(out).update(getattr(like, "__dict__", {}))
+        vars(out).update(about)
+        return out
+
+
+class Format:
+    """One file format. Subclass it and name the instance in an entry point.
+
+    Attributes:
+        name: such as `"safetensors"`.
+        suffixes: the file names under which it is written.
+        install: the command that installs what reading or writing needs.
+    """
+
+    name: str = ""
+    suffixes: tuple[str, ...] = ()
+    install: str = ""
+
+    def recognises(self, file: FilePath, head: bytes, /) -> bool:
+        """Whether this is a file of this format, from its first bytes (empty for a folder)."""
+        return False
+
+    def load(self, file: FilePath, /) -> Tree:
+        """Return the tree in a file, reading no more than its headers.
+
+        Raises:
+            FileError: the file is damaged, or unsafe to read.
+        """
+        raise NotImplementedError
+
+    def save(self, tree: Tree, file: FilePath, /, *, metadata: Mapping[str, str]) -> None:
+        """Write a tree to a new file, one leaf in memory at a time.
+
+        Raises:
+            FileError: the format cannot hold this tree.
+        """
+        raise NotImplementedError
+
+
+HEAD = 4096
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Return all installed formats by name, the core's own first."""
+    found = {entry.name: entry for entry in entry_points(group="surgery.formats")}
+    first = ["safetensors"] if "safetensors" in found else []
+    return {name: found[name].load() for name in [*first, *sorted(found.keys() - {*first})]}
+
+
+def format_of(file: FilePath) -> Format:
+    """Return the format of a file, by its content.
+
+    Raises:
+        FileError: it cannot be opened, or no format recognises it.
+    """
+    try:
+        if file.is_dir():
+            head = b""
+        else:
+            with file.open("rb") as stream:
+                head = stream.read(HEAD)
+    except OSError as error:
+        raise FileError(f"'{file}' cannot be read: {error.strerror}", verb="load") from None
+    for one in formats().values():
+        if one.recognises(file, head):
+            return one
+    known = ", ".join(formats())
+    raise FileError(f"'{file}' is in no format that is known here", verb="load", hint=f"known: {known}")
+
+
+def format_for(file: FilePath) -> Format:
+    """Return the format that a file name asks for.
+
+    Raises:
+        FileError: no format writes such names.
+    """
+    for one in formats().values():
+        if file.name.endswith(one.suffixes):
+            return one
+    known = ", ".join(suffix for one in formats().values() for suffix in one.suffixes)
+    raise FileError(
+        f"the name '{file.name}' asks for no known format", verb="save", hint=f"known endings: {known}"
+    )

@@ -1,0 +1,60 @@
+"""Flat mappings whose string keys are joined names, such as a torch state_dict.
+
+`{"encoder.layer.0.weight": w}` is read as a tree: the keys are split at the
+separator, and joined again on the way back. Nothing is lost either way; where
+it would be (`a` beside `a.b`), the mapping stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from surgery._registry import kind_of
+from surgery._types import Leaf, Path
+
+# What a torch module keeps beside its tensors. Its value is the module's own business: a leaf,
+# whatever container it may be.
+OPAQUE_NAME = "_extra_state"
+
+
+def separator(mapping: Mapping[Any, Any]) -> str | None:
+    """Return the separator of a mapping of joined names, or None if it is none.
+
+    It is one when all keys are strings, some hold `/` or `.`, no value is a
+    container with something in it, and no name is the beginning of another. The separator that more
+    keys hold is taken; `/` when both are in equally many.
+    """
+    slashes = dots = 0
+    for key, value in mapping.items():
+        if type(key) is not str:
+            return None
+        slashes += "/" in key
+        dots += "." in key
+        kind = kind_of(value)
+        if kind is not None and kind.open(value)[1] and not is_opaque(key):
+            return None
+    if not slashes and not dots:
+        return None
+    sep = "/" if slashes >= dots else "."
+    return None if _has_conflict(mapping, sep) else sep
+
+
+def is_opaque(name: str) -> bool:
+    """Whether the value under this name is a leaf whatever it is."""
+    return name.endswith(OPAQUE_NAME)
+
+
+def split_name(name: str, sep: str) -> Path:
+    """Return the keys of a joined name."""
+    return tuple(name.split(sep))
+
+
+def _has_conflict(names: Mapping[str, Leaf], sep: str) -> bool:
+    parents: set[str] = set()
+    for name in names:
+        parent = name.rpartition(sep)[0]
+        while parent and parent not in parents:
+            parents.add(parent)
+            parent = parent.rpartition(sep)[0]
+    return not parents.isdisjoint(names)

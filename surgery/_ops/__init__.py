@@ -1,0 +1,1 @@
+"""The ops, one file a family. Users import them from `surgery.ops`."""

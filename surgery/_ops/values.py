@@ -1,0 +1,65 @@
+"""Ops that change how a value is held: cast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from surgery._backend import Backend
+from surgery._dtypes import is_known, is_lossless, short_name
+from surgery._errors import SpecError
+from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
+from surgery._types import Leaf, TensorSpec
+
+
+@register_op
+@dataclass(frozen=True, repr=False)
+class cast(Op):
+    """Round to another dtype.
+
+    Weights are rounded. Moments keep theirs: a gradient is what it is in whatever
+    precision the weight is kept, and a second moment must not be narrowed (from
+    0.999 on, bfloat16 rounds every step of it away).
+
+    >>> import surgery as sg
+    >>> str(sg.ops.cast("bfloat16").infer([sg.TensorSpec((2,), "float32")])[0])
+    'bf16[2]'
+    """
+
+    dtype: str
+
+    def __post_init__(self) -> None:
+        if not is_known(self.dtype):
+            raise SpecError(
+                f"no dtype is called '{self.dtype}'", hint="such as 'float32', 'bfloat16', 'int8'"
+            )
+
+    @property
+    def changes_values(self) -> bool:
+        return True
+
+    def infer(self, ins: Sequence[TensorSpec]) -> list[TensorSpec]:
+        for spec in ins:
+            if not is_known(spec.dtype):
+                raise SpecError(f"{self} cannot round what is no number", found=str(spec))
+            if spec.dtype.startswith("complex") and not self.dtype.startswith("complex"):
+                raise SpecError(f"{self} would drop the imaginary part", found=str(spec))
+        return [TensorSpec(spec.shape, self.dtype) for spec in ins]
+
+    def apply(self, xs: Sequence[Leaf], backend: Backend) -> list[Leaf]:
+        return [x if backend.spec(x).dtype == self.dtype else backend.cast(x, self.dtype) for x in xs]
+
+    def move(self, kind: SlotKind, xs: Sequence[Leaf], backend: Backend) -> list[Leaf]:
+        return self.apply(xs, backend) if kind == "vector" else list(xs)
+
+    def exactness(self, kind: SlotKind, ins: Sequence[TensorSpec]) -> Exactness:
+        return "exact" if kind != "vector" or is_lossless(ins[0].dtype, self.dtype) else "policy"
+
+    def inverse(self, ins: Sequence[TensorSpec]) -> Op | None:
+        return cast(ins[0].dtype) if is_lossless(ins[0].dtype, self.dtype) else None
+
+    def loss(self, ins: Sequence[TensorSpec]) -> str:
+        return f"{short_name(ins[0].dtype)} is rounded to {short_name(self.dtype)}"
+
+    def pull(self, ins: Sequence[TensorSpec], out: int, box: Box) -> Pull:
+        return Pull(((0, box),), lambda blocks, backend: self.apply(blocks, backend)[0])

@@ -1,0 +1,182 @@
+"""The containers of a tree after its leaves have moved.
+
+Each new place takes the kind of container that its content came from; failing
+that, what stood there before; failing that, the kind of its parent.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+
+from surgery._errors import StructureError
+from surgery._nodes import BUILT_IN, DICT
+from surgery._path import text_of
+from surgery._registry import move_attributes
+from surgery._structure import Node, Structure, is_childless
+from surgery._types import Key, Move, Path
+
+
+def ordered_paths(leaves: Iterable[Path], structure: Structure) -> list[Path]:
+    """Return the paths of leaves and childless nodes together, in tree order."""
+    childless = structure.childless()
+    found = list(leaves)
+    if not childless:
+        return found
+    trie: dict[Key, dict] = {}  # type: ignore[type-arg]
+    for path in [*found, *childless]:
+        node = trie
+        for key in path:
+            node = node.setdefault(key, {})
+    out: list[Path] = []
+    stack: list[tuple[Path, dict]] = [((), trie)]  # type: ignore[type-arg]
+    while stack:
+        path, node = stack.pop()
+        if not node:
+            out.append(path)
+            continue
+        keys: Sequence[Key] = list(node)
+        record = structure.get(path)
+        if record and record[-1].sep is None:
+            known = [key for key in record[-1].keys if key in node]
+            keys = known + [key for key in keys if key not in set(known)]
+        stack.extend(((*path, key), node[key]) for key in reversed(keys))
+    return out
+
+
+def restructure(old: Structure, moves: Sequence[Move], *, verb: str) -> Structure:
+    """Return the structure of the tree whose leaves have moved.
+
+    Args:
+        old: the structure before.
+        moves: old and new place of every leaf and childless node, in the new order.
+            A childless node is one that `old` records as such.
+        verb: the caller, for messages.
+
+    Raises:
+        StructureError: a sequence, or a node with fixed fields, would have to hold
+            keys that it cannot.
+    """
+    if not old:
+        return Structure()
+    children: dict[Path, dict[Key, None]] = {}
+    first: dict[Path, Move] = {}
+    for source, target in moves:
+        for end in range(len(target)):
+            prefix = target[:end]
+            children.setdefault(prefix, {})[target[end]] = None
+            first.setdefault(prefix, (source, target))
+    new = Structure()
+    joined: set[Path] = set()
+    for prefix in sorted(children, key=len):
+        if any(prefix[:end] in joined for end in range(len(prefix))):
+            continue  # a place inside joined names is no container
+        nodes = _nodes_for(prefix, first[prefix], children, old, new, verb)
+        if nodes:
+            new[prefix] = _with_moved_attributes(nodes, prefix, first[prefix], moves)
+            if nodes[-1].sep:
+                joined.add(prefix)
+    for source, target in moves:
+        if source is not None and source in old:
+            new[target] = old[source]  # boxes around a leaf; a node without children
+    _remember_order(new, children, joined)
+    _name_joined(new, joined, moves)
+    return new
+
+
+def _nodes_for(
+    prefix: Path,
+    move: Move,
+    children: Mapping[Path, Mapping[Key, None]],
+    old: Structure,
+    new: Structure,
+    verb: str,
+) -> tuple[Node, ...]:
+    source, target = move
+    keys = tuple(children[prefix])
+    below = len(target) - len(prefix)
+    origin = source[: len(source) - below] if source is not None and len(source) >= below else None
+    for place in (origin, prefix):
+        if place is None:
+            continue
+        nodes = old.get(_outside_names(place, old), ())
+        if not nodes:
+            if place == origin:
+                return ()  # it was a dict, and stays one
+            continue
+        last = nodes[-1]
+        if is_childless(last):
+            continue
+        if _fits(last, keys):
+            return (*nodes[:-1], last._replace(keys=keys))
+        if place == origin == prefix:
+            raise StructureError(
+                f"a {last.kind.name} cannot hold these keys",
+                verb=verb,
+                path=text_of(prefix, old.sep),
+                expected=f"{[*last.keys]}",
+                found=f"{[*keys]}",
+                hint="move the whole container, or turn it into a dict first",
+            )
+    parent = new.get(prefix[:-1], ())
+    if prefix and parent and parent[-1].kind.family == "mapping":
+        return (parent[-1]._replace(keys=keys),)
+    return ()
+
+
+def _outside_names(place: Path, old: Structure) -> Path:
+    """A place inside joined names is no container of its own: it belongs to the mapping of the names."""
+    for end in range(len(place)):
+        if any(node.sep for node in old.get(place[:end], ())):
+            return place[:end]
+    return place
+
+
+def _with_moved_attributes(
+    nodes: tuple[Node, ...], prefix: Path, move: Move, moves: Sequence[Move]
+) -> tuple[Node, ...]:
+    """Let what hides on an OrderedDict (torch keeps `_metadata` there) follow the leaves in it."""
+    *outer, last = nodes
+    if last.kind is not BUILT_IN[OrderedDict] or not last.aux:
+        return nodes
+    source, target = move
+    below = len(target) - len(prefix)
+    origin = source[: max(len(source) - below, 0)] if source is not None else ()
+    inside = [
+        (old[len(origin) :], new[len(prefix) :])
+        for old, new in moves
+        if old is not None and old[: len(origin)] == origin and new[: len(prefix)] == prefix
+    ]
+    return (*outer, last._replace(aux=move_attributes(last.aux, inside)))
+
+
+def _fits(node: Node, keys: tuple[Key, ...]) -> bool:
+    family = node.kind.family
+    if family == "sequence":
+        return set(keys) == set(range(len(keys))) and all(type(key) is int for key in keys)
+    if family == "fields":
+        return set(keys) == set(node.keys)
+    return family == "mapping"
+
+
+def _remember_order(new: Structure, children: Mapping[Path, Mapping[Key, None]], joined: set[Path]) -> None:
+    """Record the dicts that hold a childless node: their order does not follow from the leaves."""
+    for path in new.childless():
+        parent = path[:-1]
+        inside = any(path[:end] in joined for end in range(len(path)))
+        if path and not inside and parent not in new:
+            new[parent] = (Node(DICT, None, tuple(children[parent])),)
+
+
+def _name_joined(new: Structure, joined: set[Path], moves: Sequence[Move]) -> None:
+    """Give each joined node its names, in the new order."""
+    for prefix in joined:
+        *outer, last = new[prefix]
+        depth = len(prefix)
+        sep = last.sep or "."
+        names = tuple(
+            sep.join(str(key) for key in target[depth:])
+            for _, target in moves
+            if target[:depth] == prefix and len(target) > depth
+        )
+        new[prefix] = (*outer, last._replace(keys=names))

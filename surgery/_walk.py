@@ -1,0 +1,134 @@
+"""The walk over a tree: leaves with their paths, and the containers that dicts do not imply.
+
+Exact dicts are walked by the shortest loop that is correct; every other
+container goes the general way. A branch deeper than `DEEP` is walked with a
+stack of its own, so that the depth of a tree is bounded by memory alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from surgery._errors import StructureError
+from surgery._joined import is_opaque, separator, split_name
+from surgery._nodes import DICT
+from surgery._path import all_plain, text_of
+from surgery._registry import LEAF_TYPES, kind_of
+from surgery._structure import BOX, Node, NodeKind, Structure
+from surgery._types import Flat, Key, Leaf, Path, Tree
+
+DEEP = 200  # levels that are walked by recursion
+
+
+class Walk:
+    """One walk: fills `leaves` and `structure`."""
+
+    __slots__ = ("joined", "leaves", "structure")
+
+    def __init__(self, joined: bool) -> None:
+        self.structure = Structure()
+        self.leaves = Flat(structure=self.structure)
+        self.joined = joined
+
+    def tree(self, node: Tree, path: Path = ()) -> bool:
+        """Walk one node. Return False if it is a node without children."""
+        if type(node) is dict:
+            return self._dict(node, path)
+        kind = kind_of(node)
+        if kind is None:
+            self.leaves[path] = _leaf(node, path)
+            return True
+        if len(path) > DEEP:
+            return self._deep(node, path)
+        aux, children = kind.open(node)
+        return self._children(kind, aux, children, path)
+
+    def _dict(self, node: dict[Key, Tree], path: Path) -> bool:
+        if len(path) > DEEP:
+            return self._deep(node, path)
+        if not node or not all_plain(node):
+            return self._children(DICT, None, node, path)
+        leaves = self.leaves
+        leaf_types = LEAF_TYPES
+        fertile = True
+        for key, child in node.items():
+            if type(child) is dict:
+                if not self._dict(child, path + (key,)):  # noqa: RUF005 (twice as fast as unpacking)
+                    fertile = False
+            elif type(child) in leaf_types:
+                leaves[path + (key,)] = child  # noqa: RUF005
+            elif not self.tree(child, (*path, key)):
+                fertile = False
+        if not fertile:  # a child that no leaf stands for: the order of all of them must be remembered
+            self.structure.add(path, Node(DICT, None, tuple(node)))
+        return True
+
+    def _children(self, kind: NodeKind, aux: Any, children: dict[Key, Tree], path: Path) -> bool:
+        """Walk the children of any container, and record it where paths alone do not imply it."""
+        if kind.family == "box":
+            self.structure.add(path, Node(kind, aux, (BOX,)))
+            return self.tree(children[BOX], path)
+        sep = self._separator(kind, children)
+        fertile = bool(children)
+        for below, child, opaque in _below(path, children, sep):
+            if opaque:
+                self.leaves[below] = child
+            elif not self.tree(child, below):
+                fertile = False
+        if kind is not DICT or sep is not None or not fertile:
+            self.structure.add(path, Node(kind, aux, tuple(children), sep))
+        return bool(children)
+
+    def _deep(self, node: Tree, path: Path) -> bool:
+        """Walk a deep branch without recursion, in the same order."""
+        dicts: list[Path] = []
+        stack: list[tuple[Path, Tree, bool]] = [(path, node, False)]
+        while stack:
+            at, current, opaque = stack.pop()
+            kind = None if opaque else kind_of(current)
+            if kind is None:
+                self.leaves[at] = _leaf(current, at)
+                continue
+            aux, children = kind.open(current)
+            if kind.family == "box":
+                self.structure.add(at, Node(kind, aux, (BOX,)))
+                stack.append((at, children[BOX], False))
+                continue
+            sep = self._separator(kind, children)
+            self.structure.add(at, Node(kind, aux, tuple(children), sep))
+            stack.extend(reversed([*_below(at, children, sep)]))
+            if kind is DICT and children and sep is None:
+                dicts.append(at)
+        childless = self.structure.childless()
+        for at in dicts:  # as above: a dict is remembered only for the order of its childless children
+            *outer, own = self.structure[at]
+            if not any((*at, key) in childless for key in own.keys):
+                if outer:
+                    self.structure[at] = tuple(outer)
+                else:
+                    del self.structure[at]
+        return path not in childless
+
+    def _separator(self, kind: NodeKind, children: dict[Key, Tree]) -> str | None:
+        return separator(children) if self.joined and kind.family == "mapping" and children else None
+
+
+def _below(path: Path, children: dict[Key, Tree], sep: str | None) -> Iterator[tuple[Path, Tree, bool]]:
+    """The paths of the children, with the child and whether it is a leaf whatever it is."""
+    if sep is None:
+        for key, child in children.items():
+            yield (*path, key), child, False
+    else:
+        for key, child in children.items():
+            yield path + split_name(str(key), sep), child, is_opaque(str(key))
+
+
+def _leaf(node: Any, path: Path) -> Leaf:
+    if getattr(type(node), "__surgery_report__", False):
+        raise StructureError(
+            "a report stands where a leaf is expected",
+            path=text_of(path),
+            hint="graft and relabel return a pair: `tree, report = graft(...)`",
+        )
+    return node

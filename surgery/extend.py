@@ -1,0 +1,99 @@
+"""What a third party needs to teach the package another library, container or file format.
+
+An adapter subclasses `Adapter` and is named in the entry-point group
+`surgery.adapters`, under the root module that calls for it; a format subclasses
+`Format` and is named in `surgery.formats`. `surgery.testing` holds the suites
+that both must pass.
+"""
+
+from __future__ import annotations
+
+from surgery._atomic import replacing
+from surgery._backend import Backend
+from surgery._dtypes import DType, is_known, is_lossless, itemsize_in_memory, name_of, numpy_dtype
+from surgery._errors import (
+    AdapterError,
+    FileError,
+    PathError,
+    Problem,
+    RuleError,
+    SpecError,
+    StructureError,
+    SurgeryError,
+    nearest,
+    raise_problems,
+)
+from surgery._format import FileTree, Format
+from surgery._lazy import Lazy
+from surgery._leaves import FileLeaf, leaves_for_file
+from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
+from surgery._path import text_of
+from surgery._registry import API, Adapter, find_backend, kind_of, register, spec_of, unregister
+from surgery._report import Report, Row
+from surgery._slots import Bank, Slots
+from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build
+from surgery._training import Parts, TrainingState
+from surgery._tree import walk
+from surgery._types import Flat, Key, Leaf, Missing, Move, Path, TensorSpec, Tree
+
+__all__ = [
+    "API",
+    "BOX",
+    "Bank",
+    "Adapter",
+    "AdapterError",
+    "Backend",
+    "Box",
+    "DType",
+    "Exactness",
+    "Family",
+    "FileError",
+    "FileLeaf",
+    "FileTree",
+    "Flat",
+    "Format",
+    "Key",
+    "Lazy",
+    "Leaf",
+    "Missing",
+    "Move",
+    "NamedBox",
+    "Node",
+    "NodeKind",
+    "Op",
+    "Parts",
+    "Path",
+    "PathError",
+    "Problem",
+    "Pull",
+    "Report",
+    "Row",
+    "RuleError",
+    "SlotKind",
+    "Slots",
+    "SpecError",
+    "Structure",
+    "StructureError",
+    "SurgeryError",
+    "TensorSpec",
+    "TrainingState",
+    "Tree",
+    "build",
+    "find_backend",
+    "is_known",
+    "is_lossless",
+    "itemsize_in_memory",
+    "kind_of",
+    "leaves_for_file",
+    "name_of",
+    "nearest",
+    "numpy_dtype",
+    "raise_problems",
+    "register",
+    "register_op",
+    "replacing",
+    "spec_of",
+    "text_of",
+    "unregister",
+    "walk",
+]

@@ -1,0 +1,1 @@
+"""The conformance suites that adapters and formats are held to."""

@@ -1,0 +1,75 @@
+"""The arrows of the house: what may import what, and what importing may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = {"torch", "jax", "jaxlib", "flax", "optax", "orbax", "tensorstore", "transformers"}
+
+
+def imported_roots(file: Path) -> set[str]:
+    """Return the root modules that a file imports anywhere in it."""
+    roots: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            roots |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            roots.add(node.module.partition(".")[0])
+    return roots
+
+
+def test_the_core_imports_no_framework_and_no_adapter() -> None:
+    banned = FRAMEWORKS | {"surgery_flax", "surgery_torch"}
+    found = {file.name: imported_roots(file) & banned for file in (ROOT / "surgery").rglob("*.py")}
+    assert found and not {name: roots for name, roots in found.items() if roots}
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"), [("surgery_flax", "surgery_torch"), ("surgery_torch", "surgery_flax")]
+)
+def test_adapters_never_import_each_other(mine: str, other: str) -> None:
+    libraries = {"surgery_flax": {"torch"}, "surgery_torch": {"jax", "flax", "optax"}}[mine]
+    files = list((ROOT / "adapters" / mine).glob("*.py"))
+    assert files and not any(imported_roots(file) & {other, *libraries} for file in files)
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["ls", "{file}"], ["plan", "{file}", "--recipe", "hf/bert"], ["show", "{file}"]]
+)
+def test_the_command_loads_no_framework_for_safetensors(args: list[str], tmp_path: Path) -> None:
+    import numpy as np
+
+    import surgery as sg
+
+    file = tmp_path / "m.safetensors"
+    sg.save(
+        {
+            f"{name}_embeddings.weight": np.ones((2, 2), np.float32)
+            for name in ("word", "position", "token_type")
+        }
+        | {
+            "LayerNorm.weight": np.ones(2, np.float32),
+            "LayerNorm.bias": np.ones(2, np.float32),
+            "dense.weight": np.ones((2, 2), np.float32),
+            "dense.bias": np.ones(2, np.float32),
+        },
+        file,
+    )
+    code = (
+        "import sys\nfrom surgery.cli import main\n"
+        f"try:\n    main({[arg.format(file=file) for arg in args]!r})\n"
+        "except SystemExit as stop:\n    assert stop.code == 0, stop.code\n"
+        f"loaded = {FRAMEWORKS!r} & set(sys.modules)\nassert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_importing_the_package_loads_neither_a_framework_nor_numpy() -> None:
+    code = f"import surgery, sys; assert not ({FRAMEWORKS!r} | {{'numpy', 'click', 'msgspec'}}) & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
