@@ -67,7 +67,10 @@ def make_stage(
         target_structure,
         absent,
     )
-    return stage if target is not None else replace(stage, result=_in_tree_order(stage, structure))
+    if target is None:
+        stage = replace(stage, result=_in_tree_order(stage, structure))
+        stage.containers_of(structure, verb)  # says now what the containers cannot hold
+    return stage
 
 
 def _results(binding: Binding) -> Iterator[tuple[Path, TensorSpec]]:

@@ -105,8 +105,8 @@ def _nodes_for(
                 return ()  # it was a dict, and stays one
             continue
         last = nodes[-1]
-        if is_childless(last):
-            continue
+        if is_childless(last) and last.kind.family != "mapping":
+            continue  # None, a hole, an empty tuple: nothing that could take children
         if _fits(last, keys):
             return (*nodes[:-1], last._replace(keys=keys))
         if place == origin == prefix:

@@ -87,7 +87,7 @@ class Stage:
         made = self._leaves(flat, verb, kind, remainder or {})
         leaves = {path: made[path] for path in self.result}
         leaves.update(self._returned(remainder, leaves, verb))
-        structure = self.containers if self.containers is not None else self._containers(flat.structure, verb)
+        structure = self.containers if self.containers is not None else self.containers_of(flat.structure, verb)
         return Flat(leaves, structure=structure)
 
     def _check(self, flat: Flat, verb: str, *, shapes_only: bool) -> None:
@@ -210,7 +210,13 @@ class Stage:
         out += [(None, target) for target in targets_of.get(None, ())]
         return _in_result_order(out, list(known))
 
-    def _containers(self, structure: Structure, verb: str) -> Structure:
+    def containers_of(self, structure: Structure, verb: str) -> Structure:
+        """Return the containers of the result, for a source with these containers.
+
+        Raises:
+            StructureError: one of them cannot hold what would be in it.
+            SpecError: named axes are lost.
+        """
         moves = self.moves(structure)
         out = restructure(structure, moves, verb=verb)
         if any(node.kind.family == "box" for nodes in structure.values() for node in nodes):
