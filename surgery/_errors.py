@@ -1,7 +1,7 @@
 """The errors: one shape of message, every problem carried, the way out named.
 
 A message reads `verb: what is wrong at 'path'`, then `expected` and `found`,
-then one `hint:`. Work that can fail in many places collects `Problem`s and
+then one `hint:`. Work that can fail in many places collects problems and
 raises once, through `raise_problems`.
 """
 

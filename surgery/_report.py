@@ -50,7 +50,7 @@ class Row:
 
 
 class Report:
-    """What a verb did, or what it found: a sequence of `Row`s.
+    """What a verb did, or what it found: a sequence of rows.
 
     `print(report)` folds equal rows, `report.to_json()` keeps every one, a
     notebook shows a table. A report without rows is falsy, so `not diff(a, b)`

@@ -100,7 +100,7 @@ class Op:
         raise NotImplementedError
 
     def move(self, kind: SlotKind, xs: Sequence[Leaf], backend: Backend) -> list[Leaf]:
-        """Return the outputs for tensors of a slot of this kind: T, C, C squared or |C|.
+        """Return the outputs for tensors of a slot of this kind: T, C, or C with its entries squared or made positive.
 
         The default is right for every op that moves each element to one place
         unchanged: there C is T.
@@ -153,7 +153,11 @@ def _is_pairs(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return repr(list(value)) if isinstance(value, tuple) else repr(value)
+    if not isinstance(value, tuple):
+        return repr(value)
+    if len(value) > 12:
+        return f"[{', '.join(map(repr, value[:3]))}, ... {len(value)} numbers]"
+    return repr(list(value))
 
 
 OPS: dict[str, type[Op]] = {}
