@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from surgery._files import load as load
     from surgery._files import realize as realize
     from surgery._files import save as save
+    from surgery._flat import Flat as Flat
     from surgery._format import FileTree as FileTree
     from surgery._graft import graft as graft
     from surgery._merge import merge as merge
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from surgery._tree import paths as paths
     from surgery._tree import spec as spec
     from surgery._tree import unflatten as unflatten
-    from surgery._types import Flat as Flat
     from surgery._types import Key as Key
     from surgery._types import Missing as Missing
     from surgery._types import Path as Path
@@ -70,6 +70,7 @@ _WHERE = {
     "_edit": "rename transform",
     "_errors": "AdapterError FileError PathError RuleError SpecError StructureError SurgeryError",
     "_files": "load realize save",
+    "_flat": "Flat",
     "_format": "FileTree",
     "_graft": "graft",
     "_merge": "merge",
@@ -83,7 +84,7 @@ _WHERE = {
     "_summary": "summarize",
     "_training": "TrainingState",
     "_tree": "flatten map_with_path paths spec unflatten",
-    "_types": "Flat Key Missing Path TensorSpec Tree",
+    "_types": "Key Missing Path TensorSpec Tree",
     "_unwrap": "unwrap",
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names.split()}

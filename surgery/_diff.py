@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from surgery._flat import Flat
 from surgery._modules import as_tree
 from surgery._registry import find_backend, spec_of
 from surgery._report import Report, Row
 from surgery._tree import walk
-from surgery._types import Flat, Leaf, Path, Tree
+from surgery._types import Leaf, Path, Tree
 
 STATUSES = ("removed", "added", "container", "shape", "dtype", "value")
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from surgery._automaton import Where
 from surgery._dtypes import is_lossless
 from surgery._errors import SHOWN, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
+from surgery._flat import Flat
 from surgery._modules import as_tree, editable
 from surgery._partition import Rules as WhereRuleList
 from surgery._path import all_plain, parse_path, text_of
@@ -23,7 +24,7 @@ from surgery._select import extract
 from surgery._structure import build
 from surgery._ties import tie_groups
 from surgery._tree import walk
-from surgery._types import Flat, Key, Leaf, Path, Tree
+from surgery._types import Key, Leaf, Path, Tree
 from surgery._walk import DEEP
 
 Policy: TypeAlias = "str | Sequence[tuple[Where, str]]"

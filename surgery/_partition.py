@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from surgery._automaton import NONE, Matcher, State, Where, check_twins, matcher
 from surgery._errors import Problem, RuleError, raise_problems
+from surgery._flat import Flat
 from surgery._gc import without_gc
 from surgery._modules import as_tree, editable
 from surgery._path import all_plain, text_of
@@ -15,7 +16,7 @@ from surgery._select import require
 from surgery._structure import build
 from surgery._ties import tie_groups, treated_differently
 from surgery._tree import walk
-from surgery._types import Flat, Key, Leaf, Missing, Path, Tree
+from surgery._types import Key, Leaf, Missing, Path, Tree
 from surgery._walk import DEEP
 
 WhereRules: TypeAlias = "Sequence[tuple[Where, Any]]"

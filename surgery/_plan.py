@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from surgery._binding import Binding
 from surgery._errors import PathError, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
+from surgery._flat import Flat
 from surgery._modules import as_tree, editable
 from surgery._ops.base import Exactness, SlotKind
 from surgery._path import parse_path, text_of
@@ -29,7 +30,7 @@ from surgery._structure import Structure, build
 from surgery._toml import rules_to_toml
 from surgery._training import TrainingState
 from surgery._tree import specs_of, walk
-from surgery._types import Flat, Path, Tree
+from surgery._types import Path, Tree
 
 
 @dataclass(frozen=True)

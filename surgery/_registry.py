@@ -15,9 +15,10 @@ from typing import Any
 
 from surgery._backend import Backend
 from surgery._errors import AdapterError, nearest
+from surgery._flat import Flat
 from surgery._nodes import BUILT_IN, kind_by_shape
 from surgery._structure import NodeKind
-from surgery._types import Flat, Leaf, Missing, Move, TensorSpec, Tree
+from surgery._types import Leaf, Missing, Move, TensorSpec, Tree
 
 API = 1  # raised when an adapter written for an older core would misbehave
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from surgery._automaton import Matcher, Where, check_twins, matcher, matches_nothing
 from surgery._errors import PathError, nearest
+from surgery._flat import Flat
 from surgery._modules import as_tree, editable
 from surgery._path import text_of
 from surgery._pattern import Pattern, Segment, parse_pattern, pattern_of
@@ -14,7 +15,7 @@ from surgery._registry import kind_of
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import Structure, build
 from surgery._tree import walk
-from surgery._types import Flat, Move, Path, Tree
+from surgery._types import Move, Path, Tree
 
 
 def matches(tree: Tree, pattern: str) -> dict[Path, dict[str, Any]]:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from surgery._binding import Binding
 from surgery._errors import AdapterError, Problem, RuleError, SpecError, raise_problems
+from surgery._flat import Flat
 from surgery._ops.base import SlotKind
 from surgery._partition import REQUIRED
 from surgery._partition import Rules as WhereRuleList
 from surgery._path import text_of
 from surgery._registry import adapters_in_use, backend_of, spec_of
 from surgery._structure import Structure
-from surgery._types import Flat, Leaf, Path, Tree
+from surgery._types import Leaf, Path, Tree
 
 if TYPE_CHECKING:
     from surgery._stage import Stage

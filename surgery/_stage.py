@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from surgery._binding import Binding
 from surgery._errors import SHOWN, Problem, SpecError, StructureError, SurgeryError, nearest, raise_problems
+from surgery._flat import Flat
 from surgery._ops.base import SlotKind
 from surgery._ops.structure import new
 from surgery._path import text_of
@@ -19,7 +20,7 @@ from surgery._pattern import parse_pattern
 from surgery._registry import backend_of, find_backend, spec_of
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import NamedBox, Node, Structure
-from surgery._types import Flat, Leaf, Move, Path, TensorSpec
+from surgery._types import Leaf, Move, Path, TensorSpec
 
 Kept: TypeAlias = "Mapping[Path, Leaf] | Literal[False] | None"  # a remainder; False: go on without it
 

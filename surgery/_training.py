@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from surgery._errors import AdapterError, RuleError
+from surgery._flat import Flat
 from surgery._registry import adapters_in_use
 from surgery._slots import Slots, move_slots, restore, slots
 from surgery._stage import Kept, Stage
 from surgery._structure import build
 from surgery._tree import walk
-from surgery._types import Flat, Tree
+from surgery._types import Tree
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import Any
 
 from surgery._automaton import matcher, matches_nothing
 from surgery._errors import SHOWN, PathError, Problem, StructureError, nearest, raise_problems
+from surgery._flat import Flat
 from surgery._gc import without_gc
 from surgery._modules import as_tree, editable
 from surgery._path import PLAIN, all_plain, parse_path, text_of
 from surgery._registry import LEAF_TYPES, kind_of, spec_of
 from surgery._structure import Structure, build
 from surgery._ties import tie_groups
-from surgery._types import Flat, Leaf, Path, TensorSpec, Tree
+from surgery._types import Leaf, Path, TensorSpec, Tree
 from surgery._walk import DEEP, Walk
 
 

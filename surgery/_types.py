@@ -1,15 +1,12 @@
-"""The words that every other room uses: keys, paths, holes, specs, flat trees."""
+"""The words that every other room uses: keys, paths, holes, specs."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from surgery._dtypes import DType, nbytes_of, short_name
-
-if TYPE_CHECKING:
-    from surgery._structure import Structure
 
 Key: TypeAlias = Hashable  # str or int; other hashables are carried, but have no readable text
 Path: TypeAlias = tuple[Key, ...]
@@ -89,47 +86,3 @@ class TensorSpec:
 
 
 TensorSpec.__module__ = "surgery"
-
-
-class Flat(dict[Any, Any]):
-    """An ordered mapping path -> leaf that remembers the containers it came from.
-
-    Made by `flatten`. It is a dict: edit it, iterate it, compare it. `unflatten`
-    gives the tree back in its own containers.
-
-    Attributes:
-        structure: the containers, as `surgery._structure.Structure`.
-        sep: the separator of text paths, or None when keys are path tuples.
-    """
-
-    __slots__ = ("sep", "structure")
-
-    structure: Structure
-    sep: str | None
-
-    def __init__(
-        self, items: Any = (), *, structure: Structure | None = None, sep: str | None = None
-    ) -> None:
-        super().__init__(items)
-        if structure is None:
-            from surgery._structure import Structure
-
-            structure = Structure()
-        self.structure = structure
-        self.sep = sep
-
-    def copy(self) -> Flat:
-        """Return a shallow copy with the same structure."""
-        return Flat(self, structure=self.structure, sep=self.sep)
-
-    __copy__ = copy
-
-    def __reduce__(self) -> Any:
-        return (_flat, (dict(self), self.structure, self.sep))
-
-
-def _flat(items: dict[Any, Any], structure: Structure, sep: str | None) -> Flat:
-    return Flat(items, structure=structure, sep=sep)
-
-
-Flat.__module__ = "surgery"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from surgery._flat import Flat
 from surgery._joined import separator
 from surgery._modules import editable
 from surgery._path import text_of
@@ -12,7 +13,7 @@ from surgery._report import Report, Row
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import build
 from surgery._tree import walk
-from surgery._types import Flat, Key, Move, Path, Tree
+from surgery._types import Key, Move, Path, Tree
 
 # Keys under which training loops keep the model, the likeliest first. The second list are
 # ordinary names of submodules too: they count only beside something else, or around joined names.

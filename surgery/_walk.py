@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from surgery._errors import StructureError
+from surgery._flat import Flat
 from surgery._joined import is_opaque, separator, split_name
 from surgery._nodes import DICT
 from surgery._path import all_plain, text_of
 from surgery._registry import LEAF_TYPES, kind_of
 from surgery._structure import BOX, Node, NodeKind, Structure
-from surgery._types import Flat, Key, Leaf, Path, Tree
+from surgery._types import Key, Leaf, Path, Tree
 
 DEEP = 200  # levels that are walked by recursion
 

@@ -23,6 +23,7 @@ from surgery._errors import (
     nearest,
     raise_problems,
 )
+from surgery._flat import Flat
 from surgery._format import FileTree, Format
 from surgery._lazy import Lazy
 from surgery._leaves import FileLeaf, leaves_for_file
@@ -34,7 +35,7 @@ from surgery._slots import Bank, Slots
 from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build
 from surgery._training import Parts, TrainingState
 from surgery._tree import walk
-from surgery._types import Flat, Key, Leaf, Missing, Move, Path, TensorSpec, Tree
+from surgery._types import Key, Leaf, Missing, Move, Path, TensorSpec, Tree
 
 __all__ = [
     "API",
