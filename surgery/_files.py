@@ -53,7 +53,7 @@ def load(
 
     Returns:
         A tree of lazy leaves. A mapping also knows `.file`, `.format`, `.metadata`, and
-        `.config`, the model's config.
+        `.config`, the model's config. With `to` it is a plain dict.
 
     Raises:
         FileError: unreadable, damaged, unsafe, or in no known format.
@@ -139,8 +139,9 @@ def realize(tree: Tree, to: str = "numpy", *, device: Any = None) -> Tree:
         device: where to put them, in that library's words.
 
     Returns:
-        A tree in the same containers. Leaves of that library stay the same objects,
-        unless a device is asked for; the names of one tied tensor get one array.
+        A tree in the same containers; that of a file becomes a plain dict. Leaves of that
+        library stay the same objects, unless a device is asked for; the names of one tied
+        tensor get one array.
 
     Raises:
         AdapterError: the library is not installed, or nobody answers to its name.
@@ -150,7 +151,9 @@ def realize(tree: Tree, to: str = "numpy", *, device: Any = None) -> Tree:
     flat = walk(as_tree(tree))
     done: dict[Hashable, Leaf] = {}
     leaves = {path: _real(leaf, backend, device, done) for path, leaf in flat.items()}
-    return build(leaves, flat.structure, verb="realize")
+    out = build(leaves, flat.structure, verb="realize")
+    # jax would take a dict of a class that it does not know for one leaf
+    return dict(out) if type(out) is FileTree else out
 
 
 def _real(leaf: Leaf, backend: Backend, device: Any, done: dict[Hashable, Leaf]) -> Leaf:
