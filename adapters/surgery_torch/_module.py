@@ -30,6 +30,9 @@ def load_into(
     A meta parameter cannot be written to: it is replaced, under all of its names,
     by a new one with its `requires_grad`.
 
+    A buffer that no state_dict holds keeps what it has where the tree does not fill
+    it; on the meta device it has nothing to keep, and that is an error.
+
     A policy can keep what the module has, never change its shape; `"drop"` and
     `"keep-source"` are refused. A narrowing dtype is refused too: torch's own
     loading would round without a word.
@@ -51,7 +54,7 @@ def load_into(
         at=at,
         donor_at=donor_at,
         rules=rules,
-        missing=missing,
+        missing=_with_unsaved(module, target, missing),
         unexpected=unexpected,
         mismatched=mismatched,
     )
@@ -62,6 +65,19 @@ def load_into(
             if grafted[name] is not old:
                 _write(module, name, old, grafted[name], replaced)
     return report
+
+
+def _with_unsaved(module: nn.Module, target: dict[str, Any], missing: Any) -> Any:
+    """Let buffers that no state_dict holds keep their values, behind what the caller says of them."""
+    saved = module.state_dict().keys()
+    keep = [
+        (tuple(name.split(".")), "keep-target")
+        for name, tensor in target.items()
+        if name not in saved and not tensor.is_meta
+    ]
+    if not keep:
+        return missing
+    return [*keep, ("**", missing)] if isinstance(missing, str) else [*missing, *keep]
 
 
 def _refuse_changes(target: dict[str, Any], grafted: dict[str, Any]) -> None:

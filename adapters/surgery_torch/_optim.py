@@ -23,7 +23,6 @@ from surgery.extend import (
     raise_problems,
     spec_of,
 )
-from surgery_torch._state_dict import module_tree
 
 # torch's names of slots, and the canonical ones.
 CANONICAL = {
@@ -246,7 +245,7 @@ def write_training(state: TrainingState, module: torch.nn.Module, optimizer: tor
             found=str([len(group) for group in live]),
             hint="build the optimizer with the same groups",
         )
-    load_into(module, state.params, missing=_non_persistent(module))
+    load_into(module, state.params)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     for bank, group in zip(found.banks, optimizer.param_groups, strict=True):
         group.update({key: value for key, value in bank.hyper.items() if key in group})
@@ -259,12 +258,6 @@ def write_training(state: TrainingState, module: torch.nn.Module, optimizer: tor
                 if path in held:
                     own[NATIVE[name]] = _copy(held[path], parameter.device)
             optimizer.state[parameter] = own
-
-
-def _non_persistent(module: torch.nn.Module) -> Any:
-    """Buffers that no state_dict holds keep what they have."""
-    kept = module.state_dict().keys()
-    return [(tuple(name.split(".")), "keep-target") for name in module_tree(module) if name not in kept]
 
 
 def _copy(value: Any, device: Any) -> Any:

@@ -14,7 +14,7 @@ import surgery as sg
 
 @pytest.mark.parametrize("name", ["m.safetensors", "m.msgpack", "m.pt"])
 def test_a_loaded_tree_is_a_pytree_of_arrays_for_jax_and_optax(name: str, tmp_path: Path) -> None:
-    """jax takes a subclass of dict that it does not know for one leaf."""
+    """A subclass of dict that jax does not know is one leaf to it."""
     sg.save({"dense": {"kernel": np.ones((2, 3), np.float32)}}, tmp_path / name)
     params = sg.load(tmp_path / name, to="jax")
     assert [leaf.shape for leaf in jax.tree.leaves(params)] == [(2, 3)]
