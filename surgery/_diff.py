@@ -71,14 +71,17 @@ def _is_node(flat: Flat, path: Path) -> bool:
 
 
 def value_difference(a: Leaf, b: Leaf) -> str | None:
-    """Return how two leaves of one spec differ, or None if they are equal bit for bit."""
+    """Return how two leaves of one spec differ, or None if they are equal bit for bit.
+
+    Two leaves that hold no data are equal if their specs are.
+    """
     if a is b:
         return None
     first, second = find_backend(a), find_backend(b)
     if first is None or second is None:
         return None if type(a) is type(b) and _equal(a, b) else f"{a!r:.40} -> {b!r:.40}"
     if not (first.holds_data(a) and second.holds_data(b)):
-        return None
+        return "only one of the two holds data" if first.holds_data(a) != second.holds_data(b) else None
     from surgery._numpy import largest_difference, same_bits
 
     x, y = first.to_numpy(a), second.to_numpy(b)
