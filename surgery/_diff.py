@@ -36,7 +36,10 @@ def diff(a: Tree, b: Tree, *, values: bool = False) -> Report:
     """
     first, second = walk(as_tree(a)), walk(as_tree(b))
     rows = [*_places(first, second, values), *_containers(first, second)]
-    return Report("diff", rows, sep=first.structure.sep, statuses=STATUSES)
+    compared = "1 leaf" if len(first) == 1 else f"{len(first)} leaves"
+    how = ", compared bit for bit" if values else "; only names, shapes and dtypes were compared"
+    empty = f"nothing differs in {compared}{how}"
+    return Report("diff", rows, sep=first.structure.sep, statuses=STATUSES, empty=empty)
 
 
 def _places(a: Flat, b: Flat, values: bool) -> Iterator[Row]:

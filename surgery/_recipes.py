@@ -121,7 +121,7 @@ class Recipe:
         if not self.backwards:
             return ()
         return tuple(
-            text
+            text.removesuffix("?")  # it is optional either way
             for rule in self.file.rules
             if rule.target == []
             and not any(isinstance(op, dict) and op.get("op") == "tie" for op in rule.ops)

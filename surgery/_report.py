@@ -82,6 +82,7 @@ class Report:
         statuses: Sequence[str] = (),
         title: str | None = None,
         source_sep: str | None = None,
+        empty: str | None = None,
     ) -> None:
         self.verb = verb
         self._make_rows = rows
@@ -89,6 +90,7 @@ class Report:
         self.sep = sep
         self._statuses = tuple(statuses)
         self._title = title
+        self._empty = empty
         self.source_sep = source_sep or sep
 
     @cached_property
@@ -105,7 +107,20 @@ class Report:
     def with_status(self, *statuses: str) -> Report:
         """Return a report of the rows that have one of these statuses."""
         rows = [row for row in self.rows if row.status in statuses]
-        return Report(self.verb, rows, notes=self.notes, sep=self.sep, source_sep=self.source_sep)
+        return Report(
+            self.verb, rows, notes=self.notes, sep=self.sep, source_sep=self.source_sep, empty=self._empty
+        )
+
+    def with_rows(self, rows: Iterable[Row], *, verb: str | None = None) -> Report:
+        """Return a report with more rows, perhaps in the name of another verb."""
+        return Report(
+            verb or self.verb,
+            [*self.rows, *rows],
+            notes=self.notes,
+            sep=self.sep,
+            source_sep=self.source_sep,
+            empty=self._empty,
+        )
 
     def raise_if(self, **statuses: bool | Where) -> None:
         """Raise if a row has one of these statuses.
@@ -156,6 +171,8 @@ class Report:
         """Return the first line: the verb and the counts."""
         if self._title is not None:
             return f"{self.verb}: {self._title}"
+        if self._empty is not None and not self.rows:
+            return f"{self.verb}: {self._empty}"
         counts = ", ".join(f"{number} {status}" for status, number in self.counts.items())
         return f"{self.verb}: {counts or 'nothing to report'}"
 

@@ -12,6 +12,7 @@ from surgery.cli._common import as_json, emit, progress
 
 if TYPE_CHECKING:
     from surgery import Plan
+    from surgery.extend import Row
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -115,7 +116,7 @@ def convert(
     result = made.apply(tree, remainder=kept)
     lost = made.remainder(tree) if made.lost else None
     beside = _beside(dst)
-    report = made.report
+    report = made.report if dry_run else made.report.with_rows(_restored(result, made), verb="convert")
     if not dry_run:
         total = sum(spec.nbytes for stage in made.stages for spec in stage.result.values())
         if lost is not None:
@@ -130,6 +131,19 @@ def convert(
     emit(report, json_)
     if lost is not None and not json_:
         click.echo(f"  {'would be' if dry_run else 'is'} kept in {beside}: what the result cannot hold")
+
+
+def _restored(result: Any, made: Plan) -> list[Row]:
+    """What came from the remainder: no plan can foresee it."""
+    import surgery as sg
+    from surgery.extend import Row, spec_of
+
+    planned = made.stages[-1].result
+    return [
+        Row("restored", path, after=str(spec_of(leaf)), note="from the remainder")
+        for path, leaf in sg.flatten(result).items()
+        if path not in planned
+    ]
 
 
 def _beside(file: str) -> str:
