@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -37,7 +38,10 @@ def there(out: Path) -> None:
     )
     check(f"largest difference {difference:.1e}, allowed {TOLERANCE:.0e}", difference <= TOLERANCE)
     ranks = [nearest(vectors)[:, :NEAREST] for vectors in (expected, found)]
-    check(f"the {NEAREST} nearest of every sentence are the same", bool((ranks[0] == ranks[1]).all()))
+    check(
+        f"the {NEAREST} nearest of every sentence are the same, in the same order",
+        bool((ranks[0] == ranks[1]).all()),
+    )
     similar = found @ found.T
     rows = [(sentences[n], sentences[k], f"{similar[n, k]:.2f}") for n, k in enumerate(ranks[1][:, 0])]
     table([("sentence", "nearest in Flax", "cosine"), *rows[0:10:3]])
@@ -73,15 +77,10 @@ def and_back(out: Path) -> None:
     check(f"all {count} tensors are there again, bit for bit", count == len(sg.flatten(sg.load(minilm()))))
 
     say("\nWithout it, the way back says what is missing instead of leaving it out:")
-    alone = out / "alone"
-    alone.mkdir(exist_ok=True)
-    shutil.copy(flax_file, alone / "minilm.msgpack")
-    try:
-        command = ("convert", alone / "minilm.msgpack", f"{alone}/back/", "--recipe", "hf/bert", "--reverse")
-        show(surgery(*command, expect=4))
-        check("refused with exit code 4, and nothing written", not (alone / "back").exists())
-    finally:
-        shutil.rmtree(alone)
+    with tempfile.TemporaryDirectory(dir=out, prefix="alone-") as alone:
+        copy, back = Path(shutil.copy(flax_file, alone)), f"{alone}/back/"
+        show(surgery("convert", copy, back, "--recipe", "hf/bert", "--reverse", expect=4))
+        check("refused with exit code 4, and nothing written", not Path(back).exists())
 
 
 def show(printed: str, most: int = 20) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -41,7 +42,7 @@ def surgery(*args: str | Path, expect: int = 0) -> str:
     A folder keeps the `/` at its end. An exit code other than `expect` ends the demo.
     """
     words = [short(arg) if isinstance(arg, Path) else arg for arg in args]
-    print(f"  $ surgery {' '.join(words)}", flush=True)
+    print(f"  $ surgery {shlex.join(words)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "surgery", *words], capture_output=True, text=True)
     if done.returncode != expect:
         say(done.stdout + done.stderr)

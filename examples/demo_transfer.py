@@ -82,6 +82,7 @@ def transfer(out: Path) -> None:
         ]
     )
     check("the loss goes down in both", all(found[-1] < found[0] / 2 for found in losses.values()))
+    # Not nearer: the kinds are equally many, so the bias' first gradient is only rounding, which Adam enlarges.
     apart = float(np.abs(np.subtract(losses["Flax"], losses["PyTorch"])).max())
     check(f"both frameworks learn alike: losses are never more than {apart:.0e} apart", apart < 1e-3)
 
@@ -119,7 +120,7 @@ def in_flax(
 
     only_the_head_changed(params, state.params)
     sg.save(sg.select(state.params, "head/**"), out / "head.safetensors", overwrite=True)
-    return losses, np.asarray(model.apply({"params": state.params}, test.ids, test.mask))
+    return losses, np.asarray(jax.jit(model.apply)({"params": state.params}, test.ids, test.mask))
 
 
 def in_torch(
