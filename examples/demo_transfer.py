@@ -29,7 +29,7 @@ from sentences import Labelled, Tokens, labelled, minilm, tokens, torch_mean
 
 RULES = [("backbone/**", "frozen"), ("**", "train")]
 KEEP_HEAD = [("head/**", "keep-target")]  # the pretrained model has none: keep the fresh one
-RATE, STEPS = 5e-3, 10
+RATE, STEPS = 5e-3, 6
 
 
 class FlaxClassifier(nn.Module):
