@@ -199,6 +199,8 @@ class _FastWalk:
         step, steps, values = self.rules.matcher.step, state.next, self.values
         ends, seen = self.ends.add, self.ids.append
         for key, child in node.items():
+            if type(key) is not str:
+                raise _Irregular
             after = steps[key] if key in steps else step(state, key)
             if type(child) is dict:
                 out[key] = self._label(child, after, depth + 1)
@@ -220,6 +222,8 @@ class _FastWalk:
         step, steps = self.rules.matcher.step, state.next
         ends, seen = self.ends.add, self.ids.append
         for key, child in node.items():
+            if type(key) is not str:
+                raise _Irregular
             after = steps[key] if key in steps else step(state, key)
             if type(child) is dict:
                 for out, part in zip(outs, self._parts(child, after, depth + 1, place), strict=True):

@@ -87,7 +87,9 @@ class Stage:
         made = self._leaves(flat, verb, kind, remainder or {})
         leaves = {path: made[path] for path in self.result}
         leaves.update(self._returned(remainder, leaves, verb))
-        structure = self.containers if self.containers is not None else self.containers_of(flat.structure, verb)
+        structure = (
+            self.containers if self.containers is not None else self.containers_of(flat.structure, verb)
+        )
         return Flat(leaves, structure=structure)
 
     def _check(self, flat: Flat, verb: str, *, shapes_only: bool) -> None:
