@@ -256,7 +256,7 @@ def is_same(a: Any, b: Any) -> bool:
             len(a) == len(b)
             and getattr(a, "default_factory", None) is getattr(b, "default_factory", None)
             and extra == (vars(b) if extra else {})
-            and all(k == l and type(k) is type(l) and is_same(x, y) for (k, x), (l, y) in pairs)
+            and all(one == two and type(one) is type(two) and is_same(x, y) for (one, x), (two, y) in pairs)
         )
     if isinstance(a, (list, tuple)):
         extra = getattr(a, "__dict__", {})

@@ -106,7 +106,7 @@ def test_a_list_may_grow_at_its_end() -> None:
     assert sg.unflatten(flat) == {"a": [1.0, 2.0]}
 
 
-class Colour(str, enum.Enum):
+class Colour(enum.StrEnum):
     """An enum that equals its text and hashes like it."""
 
     RED = "w"
