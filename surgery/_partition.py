@@ -161,7 +161,7 @@ class _FastWalk:
     """
 
     def __init__(self, rules: Rules, count: int) -> None:
-        if rules.matcher.tests:
+        if rules.matcher.tests or rules.matcher.doubtful:
             raise _Irregular
         self.rules = rules
         self.count = count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from surgery._automaton import matcher, matches_nothing
+from surgery._automaton import check_twins, matcher, matches_nothing
 from surgery._errors import SHOWN, PathError, Problem, StructureError, nearest, raise_problems
 from surgery._gc import without_gc
 from surgery._modules import as_tree, editable
@@ -220,6 +220,8 @@ def map_with_path(fn: Callable[[Path, Leaf], Any], tree: Tree, *, where: Any = N
     if where is None:
         return _map(fn, tree, ())
     rules = matcher([where], "map_with_path")
+    if rules.digits:
+        check_twins(rules, walk(tree))
     hits = 0
 
     def chosen(path: Path, leaf: Leaf) -> Any:
