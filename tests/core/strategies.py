@@ -141,14 +141,21 @@ ODD_KEYS = [
 NAMES = ["w", "b", "a", "kernel", "bias", "enc", "head", "layer_0", "layer_1", "layer_10", "scale"]
 
 
-def _readable(key: Any) -> bool:
-    return type(key) in (str, int)
+def _is_nested(key: Any) -> bool:
+    """Whether a key does not make its mapping one of joined names: what reads so depends on its siblings."""
+    return not (type(key) is str and ("." in key or "/" in key))
 
 
-def keys(*, readable: bool = False) -> st.SearchStrategy[Any]:
-    """Return keys of all sorts; only str and int where they must have a text that reads back."""
-    odd = [key for key in ODD_KEYS if _readable(key) or not readable]
-    return st.sampled_from(NAMES) | st.sampled_from(odd) | st.text(max_size=4) | st.integers(-3, 12)
+def keys(*, readable: bool = False, joined: bool = True) -> st.SearchStrategy[Any]:
+    """Return keys of all sorts.
+
+    Args:
+        readable: only str and int, which have a text that reads back.
+        joined: also str that holds `.` or `/`.
+    """
+    odd = [key for key in ODD_KEYS if type(key) in (str, int) or not readable]
+    found = st.sampled_from(NAMES) | st.sampled_from(odd) | st.text(max_size=4) | st.integers(-3, 12)
+    return found if joined else found.filter(_is_nested)
 
 
 def paths(*, readable: bool = True) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -224,11 +231,15 @@ def containers(children: st.SearchStrategy[Any], key: st.SearchStrategy[Any]) ->
 
 
 def trees(
-    leaf: st.SearchStrategy[Any] | None = None, *, readable: bool = False, max_leaves: int = 10
+    leaf: st.SearchStrategy[Any] | None = None,
+    *,
+    readable: bool = False,
+    joined: bool = True,
+    max_leaves: int = 10,
 ) -> st.SearchStrategy[Any]:
     """Return trees: any container in any other, empty ones at every level, or a bare leaf."""
     ends = (leaves() if leaf is None else leaf) | childless()
-    inner = keys(readable=readable)
+    inner = keys(readable=readable, joined=joined)
     return st.recursive(ends, lambda children: containers(children, inner), max_leaves=max_leaves)
 
 

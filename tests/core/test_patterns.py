@@ -21,20 +21,8 @@ KEYS = st.sampled_from(
 )
 PATHS = st.lists(KEYS | st.sampled_from(ODD_KEYS), max_size=5).map(tuple)
 SEGMENTS = st.sampled_from(
-    [
-        "w",
-        "*",
-        "**",
-        "layer_*",
-        "*_*",
-        "{i}",
-        "{i:int}",
-        "{rest:**}",
-        "layer_{i:int}",
-        "{q|k|v}",
-        "x_{q|k}_{n:int}",
-    ]
-    + ["0", "[0]", "[12]", "[{i:int}]", "[*]", '""', "{p=w|b}", "w*", "{j}_{k}"]
+    r"w * ** layer_* *_* {i} {i:int} {rest:**} layer_{i:int} {q|k|v} x_{q|k}_{n:int}".split()
+    + r'0 [0] [12] [{i:int}] [*] "" {p=w|b} w* {j}_{k}'.split()
 )
 PATTERNS = st.lists(SEGMENTS, max_size=4).map("/".join).filter(lambda text: "/" in text or text != "")
 
