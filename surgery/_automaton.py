@@ -3,14 +3,17 @@
 The patterns are run together as a set of positions. The set after a prefix is
 computed once per prefix and shared by everything below it, and each step is
 remembered, so that a warm walk costs one look-up per node however many rules
-there are. Predicates and `re:` rules cannot be run so; they are tried at the
-leaves, in their place in the order.
+there are. A pattern that names one variable in two keys is asked again where its
+positions match. Predicates and `re:` rules cannot be run so; they are tried at
+the leaves, in their place in the order.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -44,10 +47,30 @@ class State:
 
 
 NONE = 1 << 60  # sorts after every rule
+_INTEGER = re.compile(r"-?\d+")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A `re:` rule: a regular expression over the whole text form of a path."""
+
+    regex: re.Pattern[str]
+    sep: str
+
+    def __call__(self, path: Path, leaf: Leaf) -> bool:
+        return self.regex.fullmatch(text_of(path, self.sep)) is not None
 
 
 class Matcher:
-    """An ordered list of patterns, paths, `re:` rules and predicates, ready to be asked."""
+    """An ordered list of patterns, paths, `re:` rules and predicates, ready to be asked.
+
+    Attributes:
+        patterns: the patterns and paths, by their place in the list.
+        tests: predicates and `re:` rules, with their places.
+        doubtful: patterns that name one variable in two keys; their positions may match
+            where their captures disagree.
+        digits: whether a pattern has a bare number for a key (see `check_twins`).
+    """
 
     def __init__(self, wheres: Sequence[Where], verb: str = "rules") -> None:
         self.wheres = tuple(wheres)
@@ -59,6 +82,12 @@ class Matcher:
                 self.patterns[n] = compiled
             else:
                 self.tests.append((n, compiled))
+        self.doubtful = {n for n, pattern in self.patterns.items() if _binds_twice(pattern)}
+        self.digits = any(
+            segment.literal is not None and not segment.only_int and _INTEGER.fullmatch(segment.literal)
+            for pattern in self.patterns.values()
+            for segment in pattern.segments
+        )
         self._states: dict[frozenset[tuple[int, int]], State] = {}
         self._steps = 0
         self.start = self._state(self._closed({(n, 0) for n in self.patterns}))
@@ -85,18 +114,31 @@ class Matcher:
 
     def settle(self, state: State, path: Path, leaf: Leaf) -> int:
         """Return the first rule that matches a leaf at `path`, whose state is known."""
+        first = state.first if not self.doubtful else next(self._certain(state, path), NONE)
         for n, test in self.tests:
-            if n > state.first:
+            if n > first:
                 break
             if test(path, leaf):
                 return n
-        return state.first
+        return first
 
     def all(self, path: Path, leaf: Leaf) -> Iterator[int]:
         """The indices of all rules that match, in order."""
-        found = set(self.after(path).matching)
+        found = set(self._certain(self.after(path), path))
         found.update(n for n, test in self.tests if test(path, leaf))
         yield from sorted(found)
+
+    def of_place(self, path: Path) -> Iterator[int]:
+        """The indices of all rules that match a place without a leaf, in order: predicates are not asked."""
+        found = set(self._certain(self.after(path), path))
+        found.update(n for n, test in self.tests if isinstance(test, Expression) and test(path, None))
+        yield from sorted(found)
+
+    def _certain(self, state: State, path: Path) -> Iterator[int]:
+        """The patterns whose positions match in `state`, and whose captures agree."""
+        for n in state.matching:
+            if n not in self.doubtful or self.patterns[n].match(path) is not None:
+                yield n
 
     def after(self, path: Path) -> State:
         """Return the state after all keys of a path."""
@@ -142,7 +184,7 @@ class Matcher:
 def compile_where(where: Where, verb: str) -> Pattern | Predicate:
     """Return a pattern, or a predicate for what no pattern can say."""
     if isinstance(where, str):
-        return _regex_test(where) if where.startswith("re:") else parse_pattern(where)
+        return _expression(where) if where.startswith("re:") else parse_pattern(where)
     if isinstance(where, tuple):
         return pattern_of(where)
     if callable(where):
@@ -154,14 +196,22 @@ def compile_where(where: Where, verb: str) -> Pattern | Predicate:
     )
 
 
-def _regex_test(text: str) -> Predicate:
-    """A rule over the text form: with slashes if it holds an unescaped one, else with dots."""
+def _expression(text: str) -> Expression:
+    """Read a rule over the text form: with slashes if it holds an unescaped one, else with dots."""
     try:
         regex = re.compile(text[3:])
     except re.error as error:
         raise RuleError(f"'{text}' is no regular expression: {error}") from None
-    sep = split_text(text[3:])[0]
-    return lambda path, leaf: regex.fullmatch(text_of(path, sep)) is not None
+    return Expression(regex, split_text(text[3:])[0])
+
+
+def _binds_twice(pattern: Pattern) -> bool:
+    names = (
+        name
+        for segment in pattern.segments
+        for name in {part.text for part in segment.parts if part.kind != "text"}
+    )
+    return any(count > 1 for count in Counter(names).values())
 
 
 @lru_cache(maxsize=64)
@@ -214,6 +264,8 @@ def check_twins(rules: Matcher, paths: Iterable[Path]) -> None:
     Raises:
         RuleError: the pattern would match two different keys.
     """
+    if not rules.digits:
+        return
     ints: dict[Path, set[str]] = {}
     paths = list(paths)
     for path in paths:

@@ -162,7 +162,7 @@ class _FastWalk:
     """
 
     def __init__(self, rules: Rules, count: int) -> None:
-        if rules.matcher.tests:
+        if rules.matcher.tests or rules.matcher.doubtful:
             raise _Irregular
         self.rules = rules
         self.count = count
@@ -200,6 +200,8 @@ class _FastWalk:
         step, steps, values = self.rules.matcher.step, state.next, self.values
         ends, seen = self.ends.add, self.ids.append
         for key, child in node.items():
+            if type(key) is not str:
+                raise _Irregular
             after = steps[key] if key in steps else step(state, key)
             if type(child) is dict:
                 out[key] = self._label(child, after, depth + 1)
@@ -221,6 +223,8 @@ class _FastWalk:
         step, steps = self.rules.matcher.step, state.next
         ends, seen = self.ends.add, self.ids.append
         for key, child in node.items():
+            if type(key) is not str:
+                raise _Irregular
             after = steps[key] if key in steps else step(state, key)
             if type(child) is dict:
                 for out, part in zip(outs, self._parts(child, after, depth + 1, place), strict=True):

@@ -30,7 +30,11 @@ _PLAIN_LIMIT = 65_536
 
 
 def all_plain(keys: Iterable[Any]) -> bool:
-    """Whether every key is a str that prints as itself, in any pattern and with any separator."""
+    """Whether every key is a str that prints as itself, in any pattern and with any separator.
+
+    A key of a subclass of str, such as an enum, passes where it equals one that was seen:
+    who hands keys to a pattern, or joins them, looks at their type too.
+    """
     if PLAIN.issuperset(keys):
         return True
     fresh = [key for key in keys if key not in PLAIN]

@@ -107,6 +107,8 @@ def kind_of(node: Tree) -> NodeKind | None:
     kind = _kinds.get(cls)
     if kind is None:
         kind = _find_kind(node)
+        if kind is None and getattr(cls, "__surgery_report__", False):
+            return None  # never a known leaf: the walk looks at each one, and refuses it
         if kind is None:
             LEAF_TYPES.add(cls)
             backend = _backends.get(cls) or _own_backend(cls)

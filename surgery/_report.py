@@ -143,7 +143,7 @@ class Report:
                 if (
                     where is not False
                     and row.status == status
-                    and (test is None or test.after(row.path).matching)
+                    and (test is None or next(test.all(row.path, None), None) is not None)
                 ):
                     text = text_of(row.path, self.source_sep if row.at_source else self.sep)
                     found = row.after or row.before or None

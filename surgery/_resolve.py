@@ -102,7 +102,7 @@ def _assign(
     check_twins(rules, specs)
     shadowed: dict[int, Ready] = {}
     for path in [*specs, *extra]:
-        for n in rules.all(path, specs.get(path)):
+        for n in rules.all(path, specs[path]) if path in specs else rules.of_place(path):
             rule, source = wheres[n]
             captures = _captures(rule, source, path)
             if captures is None:

@@ -160,12 +160,14 @@ def _fits(node: Node, keys: tuple[Key, ...]) -> bool:
 
 
 def _remember_order(new: Structure, children: Mapping[Path, Mapping[Key, None]], joined: set[Path]) -> None:
-    """Record the dicts that hold a childless node: their order does not follow from the leaves."""
+    """Record the dicts around childless nodes: their order does not follow from the leaves."""
     for path in new.childless():
-        parent = path[:-1]
-        inside = any(path[:end] in joined for end in range(len(path)))
-        if path and not inside and parent not in new:
-            new[parent] = (Node(DICT, None, tuple(children[parent])),)
+        if any(path[:end] in joined for end in range(len(path))):
+            continue
+        for end in range(len(path)):
+            parent = path[:end]
+            if parent not in new:
+                new[parent] = (Node(DICT, None, tuple(children[parent])),)
 
 
 def _name_joined(new: Structure, joined: set[Path], moves: Sequence[Move]) -> None:

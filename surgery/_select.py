@@ -92,7 +92,7 @@ def _hits(tree: Tree, where: Where | Sequence[Where], verb: str) -> tuple[Flat, 
         if own:
             hit.add(path)
     require(rules, used, verb, flat)
-    hit.update(path for path in flat.structure.childless() if rules.after(path).matching)
+    hit.update(path for path in flat.structure.childless() if any(True for _ in rules.of_place(path)))
     return flat, hit
 
 

@@ -234,9 +234,11 @@ def _check_prefixes(paths: Iterable[Path], leaves: Mapping[Path, Leaf], verb: st
             parent = parent[:-1]
 
 
-def _refuse_paths(leaves: Mapping[Path, Leaf], verb: str) -> NoReturn:
-    """Say why these paths cannot be nested."""
-    for path in leaves:
+def check_tuples(paths: Iterable[Any], verb: str) -> None:
+    """Raise a PathError for the first key that is no path tuple: a text would be taken letter by letter."""
+    if {*map(type, paths)} <= {tuple}:
+        return
+    for path in paths:
         if not isinstance(path, tuple):
             raise PathError(
                 "keys must be path tuples",
@@ -244,6 +246,10 @@ def _refuse_paths(leaves: Mapping[Path, Leaf], verb: str) -> NoReturn:
                 found=repr(path),
                 hint="('a', 'b') for a/b; for text keys give their separator: sep='/'",
             )
+
+
+def _refuse_paths(leaves: Mapping[Path, Leaf], verb: str) -> NoReturn:
+    """Say why these paths cannot be nested."""
     _check_prefixes(leaves, leaves, verb)
     raise PathError("these paths cannot be nested", verb=verb)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from surgery._automaton import matcher, matches_nothing
+from surgery._automaton import check_twins, matcher, matches_nothing
 from surgery._errors import SHOWN, PathError, Problem, StructureError, nearest, raise_problems
 from surgery._flat import Flat
 from surgery._gc import without_gc
 from surgery._modules import as_tree, editable
 from surgery._path import PLAIN, all_plain, parse_path, text_of
 from surgery._registry import LEAF_TYPES, kind_of, spec_of
-from surgery._structure import Structure, build
+from surgery._structure import Structure, build, check_tuples
 from surgery._ties import tie_groups
 from surgery._types import Leaf, Path, TensorSpec, Tree
 from surgery._walk import DEEP, Walk
@@ -66,12 +66,14 @@ def _walk_text(node: dict[Any, Tree], prefix: str, sep: str, out: dict[str, Leaf
     if not node or depth > DEEP or not all_plain(node):
         return False
     for key, child in node.items():
+        if type(key) is not str:  # an enum that equals its text does not print as it
+            return False
         if type(child) is dict:
             if not _walk_text(child, prefix + key + sep, sep, out, depth + 1):
                 return False
         elif type(child) in LEAF_TYPES:
             out[prefix + key] = child
-        elif kind_of(child) is None:
+        elif kind_of(child) is None and type(child) in LEAF_TYPES:
             out[prefix + key] = child
         else:
             return False
@@ -110,6 +112,7 @@ def unflatten(flat: Mapping[Any, Leaf], *, like: Tree | Flat | None = None, sep:
         leaves = {parse_path(text, sep): leaf for text, leaf in flat.items()}
         if len(leaves) < len(flat):
             raise PathError("two texts name one path", verb="unflatten")
+    check_tuples(leaves, "unflatten")
     if like is not None:
         structure = _structure_like(like, leaves)
     return build(leaves, structure, verb="unflatten")
@@ -124,7 +127,9 @@ def _nest_text(flat: Mapping[str, Leaf], sep: str) -> Tree | None:
     last: str | None = None
     node: Any = root
     for text, leaf in flat.items():
-        parent, _, key = text.rpartition(sep)
+        parent, cut, key = text.rpartition(sep)
+        if cut and not parent:
+            return None
         if parent != last:
             keys = parent.split(sep) if parent else []
             if not all_plain(keys):
@@ -146,8 +151,9 @@ def _nest_text(flat: Mapping[str, Leaf], sep: str) -> Tree | None:
 
 
 def _structure_like(like: Tree | Flat, leaves: Mapping[Path, Leaf]) -> Structure:
-    other = like if isinstance(like, Flat) else walk(like)
-    check_same_paths("unflatten", expected=other, found=leaves, sep=other.structure.sep)
+    other = like if isinstance(like, Flat) else walk(as_tree(like))
+    expected = other if other.sep is None else {parse_path(text, other.sep): None for text in other}
+    check_same_paths("unflatten", expected=expected, found=leaves, sep=other.structure.sep)
     return other.structure
 
 
@@ -215,6 +221,8 @@ def map_with_path(fn: Callable[[Path, Leaf], Any], tree: Tree, *, where: Any = N
     if where is None:
         return _map(fn, tree, ())
     rules = matcher([where], "map_with_path")
+    if rules.digits:
+        check_twins(rules, walk(tree))
     hits = 0
 
     def chosen(path: Path, leaf: Leaf) -> Any:

@@ -33,7 +33,7 @@ class Walk:
         self.joined = joined
 
     def tree(self, node: Tree, path: Path = ()) -> bool:
-        """Walk one node. Return False if it is a node without children."""
+        """Walk one node. Return whether a leaf stands in it: without one, no path tells of it."""
         if type(node) is dict:
             return self._dict(node, path)
         kind = kind_of(node)
@@ -52,18 +52,18 @@ class Walk:
             return self._children(DICT, None, node, path)
         leaves = self.leaves
         leaf_types = LEAF_TYPES
-        fertile = True
+        barren = 0
         for key, child in node.items():
             if type(child) is dict:
                 if not self._dict(child, path + (key,)):  # noqa: RUF005 (twice as fast as unpacking)
-                    fertile = False
+                    barren += 1
             elif type(child) in leaf_types:
                 leaves[path + (key,)] = child  # noqa: RUF005
             elif not self.tree(child, (*path, key)):
-                fertile = False
-        if not fertile:  # a child that no leaf stands for: the order of all of them must be remembered
+                barren += 1
+        if barren:  # a child that no leaf stands for: the order of all of them must be remembered
             self.structure.add(path, Node(DICT, None, tuple(node)))
-        return True
+        return barren < len(node)
 
     def _children(self, kind: NodeKind, aux: Any, children: dict[Key, Tree], path: Path) -> bool:
         """Walk the children of any container, and record it where paths alone do not imply it."""
@@ -71,25 +71,29 @@ class Walk:
             self.structure.add(path, Node(kind, aux, (BOX,)))
             return self.tree(children[BOX], path)
         sep = self._separator(kind, children)
-        fertile = bool(children)
+        barren = 0
         for below, child, opaque in _below(path, children, sep):
             if opaque:
                 self.leaves[below] = child
             elif not self.tree(child, below):
-                fertile = False
-        if kind is not DICT or sep is not None or not fertile:
+                barren += 1
+        if kind is not DICT or sep is not None or barren or not children:
             self.structure.add(path, Node(kind, aux, tuple(children), sep))
-        return bool(children)
+        return barren < len(children)
 
     def _deep(self, node: Tree, path: Path) -> bool:
         """Walk a deep branch without recursion, in the same order."""
         dicts: list[Path] = []
+        fertile: set[Path] = set()
         stack: list[tuple[Path, Tree, bool]] = [(path, node, False)]
         while stack:
             at, current, opaque = stack.pop()
             kind = None if opaque else kind_of(current)
             if kind is None:
                 self.leaves[at] = _leaf(current, at)
+                while len(at) >= len(path) and at not in fertile:
+                    fertile.add(at)
+                    at = at[:-1]
                 continue
             aux, children = kind.open(current)
             if kind.family == "box":
@@ -101,15 +105,14 @@ class Walk:
             stack.extend(reversed([*_below(at, children, sep)]))
             if kind is DICT and children and sep is None:
                 dicts.append(at)
-        childless = self.structure.childless()
-        for at in dicts:  # as above: a dict is remembered only for the order of its childless children
+        for at in dicts:  # as above: a dict is remembered only for the order of its barren children
             *outer, own = self.structure[at]
-            if not any((*at, key) in childless for key in own.keys):
+            if all((*at, key) in fertile for key in own.keys):
                 if outer:
                     self.structure[at] = tuple(outer)
                 else:
                     del self.structure[at]
-        return path not in childless
+        return path in fertile
 
     def _separator(self, kind: NodeKind, children: dict[Key, Tree]) -> str | None:
         return separator(children) if self.joined and kind.family == "mapping" and children else None
