@@ -53,8 +53,8 @@ def split_name(name: str, sep: str) -> Path:
 def _has_conflict(names: Mapping[str, Leaf], sep: str) -> bool:
     parents: set[str] = set()
     for name in names:
-        parent = name.rpartition(sep)[0]
-        while parent and parent not in parents:
+        parent, inside, _ = name.rpartition(sep)
+        while inside and parent not in parents:
             parents.add(parent)
-            parent = parent.rpartition(sep)[0]
+            parent, inside, _ = parent.rpartition(sep)
     return not parents.isdisjoint(names)

@@ -212,7 +212,7 @@ class _Move:
         sources = [
             member
             for names in binding.sources
-            if (member := next((p for p in names if p in self.bank.members), None))
+            if (member := next((p for p in names if p in self.bank.members), None)) is not None
         ]
         if len(sources) < len(binding.sources):
             text = "one op joins parameters of which this optimizer updates only some"

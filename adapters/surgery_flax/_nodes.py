@@ -51,7 +51,7 @@ class Frozen:
     family: Family = "mapping"
 
     def open(self, node: Any) -> tuple[Any, dict[Key, Tree]]:
-        return type(node), node.unfreeze()
+        return type(node), node._dict  # unfreeze() sorts the keys, and fails where they cannot be sorted
 
     def close(self, aux: Any, children: dict[Key, Tree]) -> Any:
         return aux(children)
