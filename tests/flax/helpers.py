@@ -37,9 +37,9 @@ def apart(a: Any, b: Any) -> float:
 
 
 def halves(tree: Any) -> dict[Any, Any]:
-    """Partition a tree into its even and its odd leaves."""
-    number = {path: n for n, path in enumerate(sg.paths(tree))}
-    rules = [(lambda path, leaf: number[path] % 2 == 0, "even")]
+    """Partition a tree into its even and its odd leaves, all names of one array into the same part."""
+    number = {id(leaf): n for n, leaf in enumerate(sg.flatten(tree).values())}
+    rules = [(lambda path, leaf: number[id(leaf)] % 2 == 0, "even")]
     return sg.partition(tree, rules if number else [], default="odd")
 
 
