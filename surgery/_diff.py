@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from surgery._flat import Flat
 from surgery._modules import as_tree
 from surgery._registry import find_backend, spec_of
 from surgery._report import Report, Row
+from surgery._structure import same_aux
 from surgery._tree import walk
 from surgery._types import Leaf, Path, Tree
 
@@ -67,6 +67,10 @@ def _containers(a: Flat, b: Flat) -> Iterator[Row]:
         if names[0] != names[1] and all(path in flat.structure or _is_node(flat, path) for flat in (a, b)):
             before, after = (" of ".join(found) or "dict" for found in names)
             yield Row("container", path, before, after)
+        elif names[0] == names[1]:
+            for x, y in zip(a.structure.get(path, ()), b.structure.get(path, ()), strict=True):
+                if x.kind.family == "box" and not same_aux(x.aux, y.aux):
+                    yield Row("container", path, after=x.kind.name, note="with other metadata")
 
 
 def _is_node(flat: Flat, path: Path) -> bool:
@@ -82,20 +86,13 @@ def value_difference(a: Leaf, b: Leaf) -> str | None:
         return None
     first, second = find_backend(a), find_backend(b)
     if first is None or second is None:
-        return None if type(a) is type(b) and _equal(a, b) else f"{a!r:.40} -> {b!r:.40}"
+        return None if type(a) is type(b) and same_aux(a, b) else f"{a!r:.40} -> {b!r:.40}"
     if not (first.holds_data(a) and second.holds_data(b)):
         return "only one of the two holds data" if first.holds_data(a) != second.holds_data(b) else None
     from surgery._numpy import largest_difference, same_bits
 
     x, y = first.to_numpy(a), second.to_numpy(b)
     return None if same_bits(x, y) else largest_difference(x, y)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except Exception:
-        return False
 
 
 def equal(a: Tree, b: Tree) -> bool:
@@ -132,6 +129,6 @@ def _same_structure(a: Flat, b: Flat) -> bool:
         for x, y in zip(one, two, strict=True):
             if x.kind.name != y.kind.name or set(x.keys) != set(y.keys) or x.sep != y.sep:
                 return False
-            if x.aux is not y.aux and not _equal(x.aux, y.aux):
+            if not same_aux(x.aux, y.aux):
                 return False
     return True

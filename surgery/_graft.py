@@ -95,11 +95,12 @@ def graft(
 
 
 def _place(target: Tree, at: str | Path) -> Path:
-    """Return the path that `at` means in the target, ints where the target has ints."""
+    """Return the path that `at` means in the target, with digit keys of the type they have there."""
     path = parse_path(at) if isinstance(at, str) else at
     if not path:
         return ()
-    return retyper({**walk(target)})(path)
+    found = walk(target)
+    return retyper(found, found)(path)
 
 
 @dataclass
@@ -123,7 +124,7 @@ class _Graft:
 
     def take(self, donor: Flat, place: Path) -> None:
         """Find the place of every donor leaf."""
-        retype = retyper(self.target)
+        retype = retyper(self.target, self.target)
         arrivals = {retype((*place, *path)): leaf for path, leaf in donor.items()}
         if len(arrivals) < len(donor):
             raise RuleError(

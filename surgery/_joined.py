@@ -53,8 +53,8 @@ def split_name(name: str, sep: str) -> Path:
 def _has_conflict(names: Mapping[str, Leaf], sep: str) -> bool:
     parents: set[str] = set()
     for name in names:
-        cut = name.rfind(sep)
-        while cut >= 0 and name[:cut] not in parents:
-            parents.add(name[:cut])
-            cut = name.rfind(sep, 0, cut)
+        parent, inside, _ = name.rpartition(sep)
+        while inside and parent not in parents:
+            parents.add(parent)
+            parent, inside, _ = parent.rpartition(sep)
     return not parents.isdisjoint(names)

@@ -7,9 +7,10 @@ from functools import reduce
 from surgery._errors import Problem, StructureError, raise_problems
 from surgery._gc import without_gc
 from surgery._modules import editable
+from surgery._nodes import DICT
 from surgery._path import text_of
 from surgery._registry import LEAF_TYPES, is_hole, kind_of
-from surgery._structure import Structure, build, is_childless
+from surgery._structure import Node, Structure, build, is_childless
 from surgery._tree import walk
 from surgery._types import Key, Leaf, Missing, Path, Tree
 from surgery._walk import DEEP
@@ -95,6 +96,11 @@ def _merge_dicts(a: dict[Key, Tree], b: dict[Key, Tree], depth: int) -> dict[Key
     return out
 
 
+def _is_hole(nodes: tuple[Node, ...]) -> bool:
+    """Whether a recorded node stands for something that another part has."""
+    return is_childless(nodes[-1]) and is_hole(nodes[-1].kind.close(nodes[-1].aux, {}))
+
+
 def _merge_flat(parts: tuple[Tree, ...]) -> Tree:
     """Merge by paths: without recursion, and with a word about everything that does not fit."""
     leaves: dict[Path, Leaf] = {}
@@ -112,19 +118,23 @@ def _merge_flat(parts: tuple[Tree, ...]) -> Tree:
             leaves[path], owner[path] = leaf, n
         for path, nodes in flat.structure.items():
             mine = structure.get(path)
-            if is_childless(nodes[-1]) and is_hole(nodes[-1].kind.close(nodes[-1].aux, {})):
+            if _is_hole(nodes):
                 structure.setdefault(path, nodes)
-            elif mine is None or is_childless(mine[-1]):
+            elif mine is None or _is_hole(mine):
                 structure[path] = nodes
             elif [node.kind for node in mine] != [node.kind for node in nodes]:
                 expected, found = mine[-1].kind.name, nodes[-1].kind.name
                 text = text_of(path, flat.structure.sep)
                 problems.append(Problem("containers differ", text, expected, found, error=StructureError))
-    for path in [
-        path
-        for path in structure.childless()
-        if path in leaves or any(p[: len(path)] == path for p in leaves)
-    ]:
-        del structure[path]
+            elif is_childless(mine[-1]):
+                structure[path] = nodes
+    for path, node in structure.childless().items():
+        if path in leaves or any(p[: len(path)] == path for p in leaves):
+            if not (_is_hole(structure[path]) or (node.kind is DICT and path not in leaves)):
+                found = "a leaf" if path in leaves else "dict"
+                problems.append(
+                    Problem("containers differ", text_of(path), node.kind.name, found, error=StructureError)
+                )
+            del structure[path]
     raise_problems("merge", problems, of=f"{len(leaves)} leaves")
     return build(leaves, structure, verb="merge")

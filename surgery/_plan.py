@@ -11,26 +11,28 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from surgery._binding import Binding
 from surgery._errors import PathError, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
 from surgery._flat import Flat
 from surgery._modules import as_tree, editable
-from surgery._ops.base import Exactness, SlotKind
+from surgery._ops.base import Exactness, Op, SlotKind
 from surgery._path import parse_path, text_of
 from surgery._place import place_like
 from surgery._planning import make_stage
-from surgery._registry import adapters_in_use
 from surgery._report import Report, Row, fold
 from surgery._resolve import Rest
 from surgery._rules import Rule, Rules, as_rule
+from surgery._slots import optimizer_state_above
 from surgery._stage import Stage
 from surgery._structure import Structure, build
 from surgery._toml import rules_to_toml
 from surgery._training import TrainingState
 from surgery._tree import specs_of, walk
 from surgery._types import Path, Tree
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,13 @@ class Plan:
             StructureError, SpecError: the tree is not what was planned for.
         """
         kept = walk(remainder) if remainder is not None and remainder is not False else remainder
+        if isinstance(tree, TrainingState) or params is not None:
+            if into is not None or kind != "vector":
+                raise RuleError(
+                    "into= and kind= are for bare trees",
+                    verb="apply",
+                    hint="a training state moves each of its slots by its own kind, in its own containers",
+                )
         if isinstance(tree, TrainingState):
             return tree.edited(self.stages, fresh, kept)
         if params is not None:
@@ -90,12 +99,17 @@ class Plan:
 
     def _refuse_values(self, tree: Tree) -> None:
         """An op that changes values must not act on raw moments as if they were weights."""
-        ops = (op for stage in self.stages for binding in stage.bindings for op in binding.ops)
-        changing = next((op for op in ops if op.changes_values), None)
-        if changing is not None and any(adapter.is_optimizer_state(tree) for adapter in adapters_in_use()):
+        changing: dict[Path, Op] = {}
+        for stage in self.stages:
+            ops = ((b, next((op for op in b.ops if op.changes_values), None)) for b in stage.bindings)
+            changed = {path: op for b, op in ops if op is not None for names in b.sources for path in names}
+            changing.update(self._traced(stage, changed))
+        place = optimizer_state_above(tree, changing)
+        if place is not None:
             raise SpecError(
-                f"{changing} would treat moments as weights",
+                f"{changing[place]} would treat moments as weights",
                 verb="apply",
+                path=text_of(place),
                 hint="plan on the parameters, then plan.apply(opt_state, params=params)",
             )
 
@@ -135,20 +149,19 @@ class Plan:
     @property
     def lost(self) -> dict[Path, str]:
         """What the result does not hold: path in the source -> why."""
-        return {path: why for stage in self.stages for path, why in self._traced(stage).items()}
+        return {path: why for stage in self.stages for path, why in self._traced(stage, stage.lost).items()}
 
-    def _traced(self, stage: Stage) -> dict[Path, str]:
-        """Trace what a later stage loses back to the leaves that it came from."""
-        lost = stage.lost
+    def _traced(self, stage: Stage, found: Mapping[Path, T]) -> dict[Path, T]:
+        """Trace what is said of sources of a later stage back to the leaves that they came from."""
         for before in reversed(self.stages[: self.stages.index(stage)]):
-            lost = {
-                path: why
+            found = {
+                path: what
                 for binding in before.bindings
                 for target in (path for names in binding.targets for path in names)
-                if (why := lost.get(target)) is not None
+                if (what := found.get(target)) is not None
                 for path in (path for names in binding.sources for path in names)
             }
-        return lost
+        return dict(found)
 
     @property
     def needs(self) -> list[Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -115,14 +115,14 @@ def _position(binding: Binding, target: Path, order: Mapping[Path, int]) -> int:
     return min((order[path] for names in binding.sources for path in names), default=len(order))
 
 
-def _nested(places: Iterable[Path]) -> Iterator[Path]:
+def _nested(places: Collection[Path]) -> Iterator[Path]:
     """Yield paths so that those under one parent stand together, parents in order of first appearance."""
     trie: dict[Any, Any] = {}
     for place in places:
         node = trie
         for key in place:
             node = node.setdefault(key, {})
-    stack: list[tuple[Path, dict[Any, Any]]] = [((), trie)]
+    stack: list[tuple[Path, dict[Any, Any]]] = [((), trie)] if trie or () in places else []
     while stack:
         place, node = stack.pop()
         if not node:
@@ -165,8 +165,8 @@ def retyper(tree: Iterable[Path], target: Iterable[Path] | None = None) -> Calla
     `layers/0` becomes `layers/[0]` where the tree counts its layers with ints. The
     target decides if there is one; there alone ints also become strings.
     """
-    wanted = _digit_keys(target) if target is not None else {}
     own = _digit_keys(tree)
+    wanted = own if target is tree else _digit_keys(target) if target is not None else {}
     if not wanted and not any(int in kinds for kinds in own.values()):
         return lambda path: path
 

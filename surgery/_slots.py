@@ -8,7 +8,7 @@ behind it stay three different things.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from surgery._ops.base import SlotKind
 from surgery._partition import REQUIRED
 from surgery._partition import Rules as WhereRuleList
 from surgery._path import text_of
-from surgery._registry import adapters_in_use, backend_of, spec_of
+from surgery._registry import adapters_in_use, backend_of, kind_of, spec_of
 from surgery._structure import Structure
 from surgery._types import Leaf, Path, Tree
 
@@ -79,11 +79,14 @@ class Slots:
         restore: builds the native state again from banks and the containers of the
             parameters; belongs to the adapter that took it apart.
         params: the containers of the parameters.
+        edits: what was done to the parameters since, which `restore` must do to containers
+            that differ from theirs.
     """
 
     banks: tuple[Bank, ...]
     restore: Callable[[Slots], Any] = field(repr=False, compare=False)
     params: Structure = field(default_factory=Structure, repr=False)
+    edits: tuple[Stage, ...] = field(default=(), repr=False)
 
     def __repr__(self) -> str:
         lines = [
@@ -126,6 +129,32 @@ def restore(found: Slots) -> Any:
     return found.restore(found)
 
 
+def optimizer_state_above(tree: Tree, paths: Iterable[Path]) -> Path | None:
+    """Return the first of some paths that lies in an optimizer state, wherever in the tree that stands."""
+    adapters = list(adapters_in_use())
+    seen: dict[Path, tuple[bool, Tree]] = {}
+
+    def look(path: Path) -> tuple[bool, Tree]:
+        """Whether a place is in a state, and the node there (None where no container leads to it)."""
+        if path not in seen:
+            inside, node = look(path[:-1]) if path else (False, tree)
+            if path and not inside:
+                node = _child(node, path[-1])
+            inside = inside or any(adapter.is_optimizer_state(node) for adapter in adapters)
+            seen[path] = inside, node
+        return seen[path]
+
+    return next((path for path in paths if look(path)[0]), None)
+
+
+def _child(node: Tree, key: Any) -> Tree:
+    kind = kind_of(node)
+    while kind is not None and kind.family == "box":
+        (node,) = kind.open(node)[1].values()
+        kind = kind_of(node)
+    return None if kind is None else kind.open(node)[1].get(key)
+
+
 def move_slots(found: Slots, stage: Stage, params: Structure, fresh: Any, flat: Flat) -> Slots:
     """Return the slots after an edit of the parameters.
 
@@ -146,7 +175,7 @@ def move_slots(found: Slots, stage: Stage, params: Structure, fresh: Any, flat: 
     problems: list[Problem] = []
     banks = tuple(_move_bank(bank, stage, policy, flat, problems) for bank in found.banks)
     raise_problems("apply", problems)
-    return replace(found, banks=banks, params=params)
+    return replace(found, banks=banks, params=params, edits=(*found.edits, stage))
 
 
 def _policies(made: list[Path], fresh: Any, found: Slots, flat: Flat) -> dict[Path, str]:
@@ -213,7 +242,7 @@ class _Move:
         sources = [
             member
             for names in binding.sources
-            if (member := next((p for p in names if p in self.bank.members), None))
+            if (member := next((p for p in names if p in self.bank.members), None)) is not None
         ]
         if len(sources) < len(binding.sources):
             text = "one op joins parameters of which this optimizer updates only some"
@@ -245,7 +274,10 @@ class _Move:
         found = [self.bank.counts[path] for path in sources if path in self.bank.counts]
         if not found:
             return
-        numbers = {float(backend_of(count).to_numpy(count)) for count in found}
+        distinct = {id(count): count for count in found}.values()
+        numbers: set[float] = set()
+        if len(distinct) > 1:  # one count has no need to be read: it may be traced, or abstract
+            numbers = {float(backend_of(count).to_numpy(count)) for count in distinct}
         if len(numbers) > 1 or len(found) < len(sources):
             text = "one op joins parameters that have taken different numbers of steps"
             self.complain(text, targets[0], ", ".join(f"{number:g}" for number in sorted(numbers)))

@@ -19,7 +19,7 @@ from surgery._path import text_of
 from surgery._pattern import parse_pattern
 from surgery._registry import backend_of, find_backend, spec_of
 from surgery._restructure import ordered_paths, restructure
-from surgery._structure import NamedBox, Node, Structure
+from surgery._structure import NamedBox, Node, Structure, same_aux
 from surgery._types import Leaf, Move, Path, TensorSpec
 
 Kept: TypeAlias = "Mapping[Path, Leaf] | Literal[False] | None"  # a remainder; False: go on without it
@@ -232,19 +232,21 @@ class Stage:
         for binding in self.bindings:
             if not binding.steps or binding.makes or not binding.sources:
                 continue
-            names = [_axis_names(old, group[0]) for group in binding.sources]
-            given = [one for one in names if one is not None]
-            if not given:
+            boxes = [_boxes(old, group[0]) for group in binding.sources]
+            if not any(boxes):
                 continue
             try:
-                if len(given) < len(names):
-                    raise SpecError("boxed and bare leaves meet in one op", hint="box all of them, or none")
+                _must_be_boxed_alike(boxes)
+                names = [_axis_names(nodes) for nodes in boxes]
+                given = [one for one in names if one is not None]
+                if not given:
+                    continue
                 for result, renamed in zip(binding.targets, binding.rename_axes(given), strict=True):
                     for path in result:
-                        out[path] = _with_axis_names(old[binding.sources[0][0]], renamed)
+                        out[path] = _with_axis_names(boxes[0], renamed)
             except SurgeryError as error:
                 first = error.problems[0]
-                text = text_of(binding.sources[0][0], old.sep)
+                text = first.path or text_of(binding.sources[0][0], old.sep)
                 problems.append(
                     Problem(first.message, text, first.expected, first.found, first.hint, type(error))
                 )
@@ -316,9 +318,41 @@ def _must_hold(a: Leaf, b: Leaf, path: Path, other: Path) -> None:
         )
 
 
-def _axis_names(structure: Structure, path: Path) -> tuple[Any, ...] | None:
+def _boxes(structure: Structure, path: Path) -> tuple[Node, ...]:
+    """Return the boxes around a leaf, outermost first."""
+    return tuple(node for node in structure.get(path, ()) if node.kind.family == "box")
+
+
+def _must_be_boxed_alike(boxes: Sequence[tuple[Node, ...]]) -> None:
+    """Raise unless one result can stand in the boxes of the first source for all of them."""
+    first = boxes[0]
+    for n, nodes in enumerate(boxes[1:], 1):
+        if any(map(_box_differs, first, nodes)) or len(nodes) != len(first):
+            kinds = [" of ".join(node.kind.name for node in one) or "no box" for one in (first, nodes)]
+            same = kinds[0] == kinds[1]
+            raise SpecError(
+                "leaves that meet in one op are boxed differently",
+                expected=f"{kinds[0]}, as the first",
+                found=f"{kinds[1]} (number {n})" + (", with other metadata" if same else ""),
+                hint="make them alike first, or take the boxes off",
+            )
+
+
+def _box_differs(a: Node, b: Node) -> bool:
+    """Whether two boxes differ in more than the names of axes, which the ops compare."""
+    if a.kind.name != b.kind.name:
+        return True
+    if not (isinstance(a.kind, NamedBox) and isinstance(b.kind, NamedBox)):
+        return not same_aux(a.aux, b.aux)
+    names, others = a.kind.axis_names(a.aux), b.kind.axis_names(b.aux)
+    if names is None or others is None:
+        return names is not others or not same_aux(a.aux, b.aux)
+    return not same_aux(a.kind.with_axis_names(a.aux, names), b.kind.with_axis_names(b.aux, names))
+
+
+def _axis_names(boxes: tuple[Node, ...]) -> tuple[Any, ...] | None:
     """Return what the boxes around a leaf call its axes, or None where none does."""
-    for node in structure.get(path, ()):
+    for node in boxes:
         if isinstance(node.kind, NamedBox):
             return node.kind.axis_names(node.aux)
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, NoReturn, Protocol, runtime_checkable
 
-from surgery._errors import PathError, Problem, StructureError, raise_problems
+from surgery._errors import PathError, Problem, StructureError, SurgeryError, raise_problems
 from surgery._gc import without_gc
 from surgery._path import text_of
 from surgery._types import Key, Leaf, Missing, Path, Tree
@@ -94,6 +94,14 @@ class Structure(dict[Path, tuple[Node, ...]]):
 def is_childless(node: Node) -> bool:
     """Whether nothing lies under this node."""
     return not node.keys
+
+
+def same_aux(a: Any, b: Any) -> bool:
+    """Whether two containers are equal in all that is not a child; what cannot be compared is not."""
+    try:
+        return a is b or bool(a == b)
+    except Exception:
+        return False
 
 
 def build(
@@ -274,13 +282,28 @@ def _close_at(top: dict[Key, Tree], path: Path, nodes: tuple[Node, ...], verb: s
         if node.kind.family == "box":
             if key not in parent:
                 return
-            parent[key] = node.kind.close(node.aux, {BOX: parent[key]})
+            parent[key] = _close_box(node, parent[key], path, verb)
             continue
         inside = parent.get(key)
         children: dict[Key, Tree] = inside if isinstance(inside, dict) and key in parent else {}
         if not children and not is_childless(node) and path:
             return  # every child is gone, and the node with them
         parent[key] = _close(node, children, path, verb, holes)
+
+
+def _close_box(node: Node, child: Tree, path: Path, verb: str) -> Tree:
+    try:
+        return node.kind.close(node.aux, {BOX: child})
+    except SurgeryError as error:
+        first = error.problems[0]
+        raise type(error)(
+            first.message,
+            verb=verb,
+            path=text_of(path),
+            expected=first.expected,
+            found=first.found,
+            hint=first.hint,
+        ) from None
 
 
 def _parent_of(top: dict[Key, Tree], path: Path, *, create: bool) -> tuple[dict[Key, Tree] | None, Key]:

@@ -249,7 +249,8 @@ def _map(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
         return out
     found = Walk(joined=True)
     found.tree(node, path)
-    depth = len(path)
-    leaves = {at[depth:]: fn(at, leaf) for at, leaf in found.leaves.items()}
-    below = Structure({at[depth:]: nodes for at, nodes in found.structure.items()})
-    return build(leaves, below, verb="map_with_path")
+    leaves = {at: fn(at, leaf) for at, leaf in found.leaves.items()}
+    tree = build(leaves, found.structure, verb="map_with_path")  # from the root on, so that errors name it
+    for key in path:
+        tree = tree[key]
+    return tree

@@ -32,7 +32,7 @@ from surgery._path import text_of
 from surgery._registry import API, Adapter, find_backend, kind_of, register, spec_of, unregister
 from surgery._report import Report, Row
 from surgery._slots import Bank, Slots
-from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build
+from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build, is_childless, same_aux
 from surgery._training import Parts, TrainingState
 from surgery._tree import walk
 from surgery._types import Key, Leaf, Missing, Move, Path, TensorSpec, Tree
@@ -81,6 +81,7 @@ __all__ = [
     "Tree",
     "build",
     "find_backend",
+    "is_childless",
     "is_known",
     "is_lossless",
     "itemsize_in_memory",
@@ -93,6 +94,7 @@ __all__ = [
     "register",
     "register_op",
     "replacing",
+    "same_aux",
     "spec_of",
     "text_of",
     "unregister",

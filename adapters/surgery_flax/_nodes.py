@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from surgery.extend import BOX, Family, Key, SpecError, Tree
 
@@ -12,7 +14,10 @@ from surgery.extend import BOX, Family, Key, SpecError, Tree
 def one_level(node: Any) -> tuple[list[tuple[Key, Tree]], Any]:
     """Return the children of a registered pytree by key, and the treedef that builds it again."""
     found, treedef = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
-    return [(_key(path[0]), child) for path, child in found], treedef
+    keys = [_key(path[0]) for path, _ in found]
+    if len(set(keys)) < len(keys):  # jax lets two children have one key; here each has a place of its own
+        keys = list(range(len(keys)))
+    return [(key, child) for key, (_, child) in zip(keys, found, strict=True)], treedef
 
 
 def _key(entry: Any) -> Key:
@@ -46,7 +51,7 @@ class Frozen:
     family: Family = "mapping"
 
     def open(self, node: Any) -> tuple[Any, dict[Key, Tree]]:
-        return type(node), node.unfreeze()
+        return type(node), node._dict  # unfreeze() sorts the keys, and fails where they cannot be sorted
 
     def close(self, aux: Any, children: dict[Key, Tree]) -> Any:
         return aux(children)
@@ -65,6 +70,23 @@ class State:
         return aux(children)
 
 
+@dataclass(frozen=True, slots=True)
+class BoxAux:
+    """What a box is apart from its child.
+
+    Attributes:
+        treedef: builds the box again.
+        rank: the number of axes that the child had, None where it is no array.
+    """
+
+    treedef: Any
+    rank: int | None = field(compare=False)
+
+    def with_child(self, child: Any) -> Any:
+        """Return the box around another child. No `__init__` runs, and no hook."""
+        return jax.tree_util.tree_unflatten(self.treedef, [child])
+
+
 class Boxed:
     """One child with static metadata around it, through jax's own treedef.
 
@@ -73,68 +95,97 @@ class Boxed:
     """
 
     family: Family = "box"
-    fields: tuple[str, ...] = ()
 
     def __init__(self, cls: type) -> None:
         self.name = cls.__name__
 
-    def open(self, node: Any) -> tuple[Any, dict[Key, Tree]]:
-        leaves, treedef = jax.tree_util.tree_flatten(node, is_leaf=lambda x: x is not node)
-        return treedef, {BOX: leaves[0]}
+    def open(self, node: Any) -> tuple[BoxAux, dict[Key, Tree]]:
+        (child,), treedef = jax.tree_util.tree_flatten(node, is_leaf=lambda x: x is not node)
+        return BoxAux(treedef, _rank(child)), {BOX: child}
 
-    def close(self, aux: Any, children: dict[Key, Tree]) -> Any:
-        box = jax.tree_util.tree_unflatten(aux, [children[BOX]])
-        names = self.axis_names(aux)
-        rank = getattr(children[BOX], "ndim", None)
-        if names is not None and rank is not None and rank != len(names):
-            raise SpecError(
-                f"a {self.name} names {len(names)} axes of an array that has {rank}",
-                expected=f"names {names}",
-                found=f"shape {list(children[BOX].shape)}",
-                hint="change the axes with an op, which carries the names along",
-            )
-        return box
+    def close(self, aux: BoxAux, children: dict[Key, Tree]) -> Any:
+        child = children[BOX]
+        rank = _rank(child)
+        if None not in (rank, aux.rank) and rank != aux.rank:
+            names = self.axis_names(aux)
+            if names is not None:
+                raise SpecError(
+                    f"a {self.name} names {len(names)} axes of an array that has {rank}",
+                    expected=f"names {names}",
+                    found=f"shape {list(child.shape)}",
+                    hint="change the axes with an op, which carries the names along",
+                )
+        return aux.with_child(child)
 
-    def axis_names(self, aux: Any) -> tuple[Any, ...] | None:
+    def axis_names(self, aux: BoxAux) -> tuple[Any, ...] | None:
         return None
 
-    def with_axis_names(self, aux: Any, names: tuple[Any, ...]) -> Any:
+    def with_axis_names(self, aux: BoxAux, names: tuple[Any, ...]) -> BoxAux:
         return aux
+
+
+def _rank(child: Any) -> int | None:
+    rank = getattr(child, "ndim", None)
+    return rank if type(rank) is int else None
+
+
+def _per_axis(names: Any, rank: int | None) -> tuple[Any, ...]:
+    """Return one name per axis. As in a PartitionSpec, axes at the end may go without.
+
+    Raises:
+        SpecError: there are more names than axes.
+    """
+    found = tuple(names)
+    if rank is not None and len(found) > rank:
+        raise SpecError(f"a box names {len(found)} axes of an array that has {rank}", found=f"names {found}")
+    return found if rank is None else (*found, *(None,) * (rank - len(found)))
 
 
 class PartitionedBox(Boxed):
     """linen's Partitioned and its kin, which name the axes of the array in them."""
 
-    def axis_names(self, aux: Any) -> tuple[Any, ...] | None:
-        names = jax.tree_util.tree_unflatten(aux, [None]).names
-        return None if names is None else tuple(names)
+    def axis_names(self, aux: BoxAux) -> tuple[Any, ...] | None:
+        names = aux.with_child(None).names
+        return None if names is None else _per_axis(names, aux.rank)
 
-    def with_axis_names(self, aux: Any, names: tuple[Any, ...]) -> Any:
-        box = jax.tree_util.tree_unflatten(aux, [0]).replace(names=names)
-        return jax.tree_util.tree_structure(box)
+    def with_axis_names(self, aux: BoxAux, names: tuple[Any, ...]) -> BoxAux:
+        old = aux.with_child(0)
+        new = old.replace(names=_like(old.names, names))
+        return BoxAux(jax.tree_util.tree_structure(new), len(names))
 
 
 class VariableBox(Boxed):
     """nnx Variables. Their metadata may name axes too, under one of several keys."""
 
-    keys = ("out_sharding", "sharding_names", "sharding")
+    keys = ("out_sharding", "sharding_names", "sharding", "optimizer_sharding")
 
-    def _find(self, aux: Any) -> tuple[str, tuple[Any, ...]] | None:
-        metadata = jax.tree_util.tree_unflatten(aux, [None]).get_metadata()
-        for key in self.keys:
-            names = metadata.get(key)
-            if isinstance(names, tuple):
-                return key, names
-        return None
+    def _named(self, aux: BoxAux) -> dict[str, Any]:
+        metadata = aux.with_child(None).get_metadata()
+        kinds = (tuple, PartitionSpec, NamedSharding)
+        return {key: metadata[key] for key in self.keys if isinstance(metadata.get(key), kinds)}
 
-    def axis_names(self, aux: Any) -> tuple[Any, ...] | None:
-        found = self._find(aux)
-        return None if found is None else found[1]
+    def axis_names(self, aux: BoxAux) -> tuple[Any, ...] | None:
+        found = {
+            key: _per_axis(names.spec if isinstance(names, NamedSharding) else names, aux.rank)
+            for key, names in self._named(aux).items()
+        }
+        if len(set(found.values())) > 1:
+            raise SpecError(
+                f"a {self.name} names its axes in two ways", found=f"{found}", hint="take one of them off"
+            )
+        return next(iter(found.values()), None)
 
-    def with_axis_names(self, aux: Any, names: tuple[Any, ...]) -> Any:
-        found = self._find(aux)
-        if found is None:
-            return aux
-        variable = jax.tree_util.tree_unflatten(aux, [0])
-        variable.set_metadata(**{found[0]: names})
-        return jax.tree_util.tree_structure(variable)
+    def with_axis_names(self, aux: BoxAux, names: tuple[Any, ...]) -> BoxAux:
+        variable = aux.with_child(0)
+        variable.set_metadata(**{key: _like(old, names) for key, old in self._named(aux).items()})
+        return BoxAux(jax.tree_util.tree_structure(variable), len(names))
+
+
+def _like(old: Any, names: tuple[Any, ...]) -> Any:
+    """Return names in the type in which they were given."""
+    if not isinstance(old, (PartitionSpec, NamedSharding)):
+        return names
+    spec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
+    return (
+        spec if isinstance(old, PartitionSpec) else NamedSharding(old.mesh, spec, memory_kind=old.memory_kind)
+    )

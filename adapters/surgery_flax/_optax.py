@@ -10,11 +10,15 @@ from surgery.extend import (
     Bank,
     Flat,
     Leaf,
+    Node,
     Path,
     Slots,
     SpecError,
     Structure,
     build,
+    is_childless,
+    kind_of,
+    same_aux,
     spec_of,
     text_of,
     walk,
@@ -40,10 +44,11 @@ KNOWN = {
 
 
 def is_optax_state(tree: Any) -> bool:
-    """Whether a tree is an optax state: a state class, or a tuple of such, at any depth."""
+    """Whether a tree is an optax state: a state class, or what chains make of such, at any depth."""
     if isinstance(tree, tuple) and type(tree).__module__.partition(".")[0] == "optax":
         return True
-    return type(tree) is tuple and bool(tree) and all(is_optax_state(inner) for inner in tree)
+    inner = tree if type(tree) is tuple else tree.values() if isinstance(tree, dict) else ()
+    return bool(inner) and all(map(is_optax_state, inner))
 
 
 def optax_slots(state: Any, params: Flat) -> Slots:
@@ -120,23 +125,72 @@ class _Restorer:
     def __call__(self, slots: Slots) -> Any:
         edited = slots.params is not self.params
         leaves: dict[Path, Leaf] = {}
-        structure = Structure(self.flat.structure)
+        done: set[Path] = set()
         for path, leaf in self.flat.items():
             place = next((one for one in self.places if path[: len(one[0])] == one[0]), None)
             if place is None:
                 leaves[path] = leaf
-            elif edited:
-                leaves.update(self._moved(place, slots))
-            else:
+            elif place[0] not in done:
                 prefix, bank, name = place
-                leaves[path] = slots.banks[bank].slots[name][path[len(prefix) :]]
-        if edited:
-            for prefix, _, _ in self.places:
-                for path in [path for path in structure if path[: len(prefix)] == prefix]:
-                    del structure[path]
-                structure.update({(*prefix, *path): nodes for path, nodes in slots.params.items()})
+                done.add(prefix)
+                moved = slots.banks[bank].slots[name]
+                leaves.update(((*prefix, *below), moved[below]) for below in moved)
+        structure = self._structure(slots) if edited else self.flat.structure
         return build(leaves, structure, verb="restore")
 
-    def _moved(self, place: tuple[Path, int, str], slots: Slots) -> dict[Path, Leaf]:
-        prefix, bank, name = place
-        return {(*prefix, *path): leaf for path, leaf in slots.banks[bank].slots[name].items()}
+    def _structure(self, slots: Slots) -> Structure:
+        """Return the containers of the state around parameters that were edited."""
+        out = Structure(self.flat.structure)
+        for prefix, bank, name in self.places:
+            inside = [path for path in out if path[: len(prefix)] == prefix]
+            own = Structure({path[len(prefix) :]: out.pop(path) for path in inside})
+            new = _slot_containers(own, self.params, slots)
+            if not slots.banks[bank].slots[name] and () not in new:
+                new[()] = NOTHING_LEFT
+            out.update({(*prefix, *path): nodes for path, nodes in new.items()})
+        return out
+
+
+NOTHING_LEFT = (Node(kind_of({}), None, ()),)  # type: ignore[arg-type]
+
+
+def _slot_containers(own: Structure, before: Structure, slots: Slots) -> Structure:
+    """Return the containers of a slot after an edit, given those that it and the parameters had before.
+
+    They are those of the edited parameters, except where the slot had others: a dict under
+    FrozenDict parameters, no boxes, or the OptVariables of nnx around what is a Param there.
+    """
+    if all(_same(own.get(path, ()), before.get(path, ())) for path in {*own, *before}):
+        return Structure(slots.params)
+    out = Structure()
+    for path in dict.fromkeys([*slots.params, *own]):
+        mine, theirs, new = (_inner(nodes.get(path, ())) for nodes in (own, before, slots.params))
+        differs = _names(mine) != _names(theirs)
+        keeps = differs and all(node.kind.family == "mapping" for node in mine)
+        chosen = mine if keeps and (path in slots.params or not any(map(is_childless, mine))) else new
+        if chosen:
+            out[path] = chosen
+    boxes = Structure({path: found for path, nodes in own.items() if (found := _boxes(nodes))})
+    for stage in slots.edits:
+        boxes = stage.containers_of(boxes, "restore")
+    for path, nodes in boxes.items():
+        out[path] = (*nodes, *out.get(path, ()))
+    return out
+
+
+def _same(a: tuple[Node, ...], b: tuple[Node, ...]) -> bool:
+    return _names(a) == _names(b) and all(
+        x.kind.family != "box" or same_aux(x.aux, y.aux) for x, y in zip(a, b, strict=True)
+    )
+
+
+def _inner(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    return tuple(node for node in nodes if node.kind.family != "box")
+
+
+def _boxes(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    return tuple(node for node in nodes if node.kind.family == "box")
+
+
+def _names(nodes: tuple[Node, ...]) -> list[str]:
+    return [node.kind.name for node in nodes]
