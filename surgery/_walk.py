@@ -69,7 +69,7 @@ class Walk:
         if kind.family == "box":
             self.structure.add(path, Node(kind, aux, (BOX,)))
             return self.tree(children[BOX], path)
-        sep = self._separator(kind, children)
+        sep = self._separator(kind, aux, children)
         fertile = bool(children)
         for below, child, opaque in _below(path, children, sep):
             if opaque:
@@ -95,7 +95,7 @@ class Walk:
                 self.structure.add(at, Node(kind, aux, (BOX,)))
                 stack.append((at, children[BOX], False))
                 continue
-            sep = self._separator(kind, children)
+            sep = self._separator(kind, aux, children)
             self.structure.add(at, Node(kind, aux, tuple(children), sep))
             stack.extend(reversed([*_below(at, children, sep)]))
             if kind is DICT and children and sep is None:
@@ -110,8 +110,8 @@ class Walk:
                     del self.structure[at]
         return path not in childless
 
-    def _separator(self, kind: NodeKind, children: dict[Key, Tree]) -> str | None:
-        return separator(children) if self.joined and kind.family == "mapping" and children else None
+    def _separator(self, kind: NodeKind, aux: Any, children: dict[Key, Tree]) -> str | None:
+        return separator(children, aux) if self.joined and kind.family == "mapping" and children else None
 
 
 def _below(path: Path, children: dict[Key, Tree], sep: str | None) -> Iterator[tuple[Path, Tree, bool]]:

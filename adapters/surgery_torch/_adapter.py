@@ -16,6 +16,7 @@ from surgery.extend import (
     Move,
     NodeKind,
     Parts,
+    Path,
     Slots,
     TrainingState,
     Tree,
@@ -60,10 +61,10 @@ class TorchAdapter(Adapter):
     def is_optimizer_state(self, tree: Any, /) -> bool:
         return is_optimizer_dict(tree)
 
-    def move_attribute(self, name: str, value: Any, moves: Sequence[Move], /) -> Any:
+    def move_attribute(self, name: str, value: Any, moves: Sequence[Move], before: Sequence[Path], /) -> Any:
         if name != "_metadata" or not isinstance(value, Mapping):
             return NotImplemented
-        return moved_metadata(value, moves)
+        return moved_metadata(value, moves, before)
 
 
 ADAPTER = TorchAdapter()
