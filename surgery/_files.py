@@ -15,7 +15,7 @@ from surgery._lazy import Lazy
 from surgery._leaves import leaves_for_file
 from surgery._modules import as_tree
 from surgery._ops.base import Box
-from surgery._registry import adapter, find_backend
+from surgery._registry import adapter, find_backend, is_array
 from surgery._safetensors import write_sharded
 from surgery._select import extract
 from surgery._structure import build
@@ -155,7 +155,7 @@ def realize(tree: Tree, to: str = "numpy", *, device: Any = None) -> Tree:
 
 def _real(leaf: Leaf, backend: Backend, device: Any, done: dict[Hashable, Leaf]) -> Leaf:
     ours = find_backend(leaf)
-    if ours is None or not ours.holds_data(leaf) or not hasattr(leaf, "shape"):
+    if ours is None or not is_array(leaf) or not ours.holds_data(leaf):
         return leaf
     if ours is backend and device is None:
         return leaf
@@ -212,7 +212,7 @@ def _watched(tree: Tree, progress: Callable[[int], None]) -> Tree:
 
     def watched(leaf: Leaf) -> Leaf:
         backend = find_backend(leaf)
-        if backend is None or not hasattr(leaf, "shape") or not backend.holds_data(leaf):
+        if backend is None or not is_array(leaf) or not backend.holds_data(leaf):
             return leaf
         spec, name = backend.spec(leaf), backend.identity(leaf)
 

@@ -18,7 +18,7 @@ from surgery._ops.base import SlotKind
 from surgery._partition import REQUIRED
 from surgery._partition import Rules as WhereRuleList
 from surgery._path import text_of
-from surgery._registry import adapters_in_use, backend_of, spec_of
+from surgery._registry import adapters_in_use, backend_of, is_array, spec_of
 from surgery._structure import Structure
 from surgery._types import Flat, Leaf, Path, Tree
 
@@ -274,7 +274,7 @@ class _Move:
 
 def _own(count: Leaf) -> Leaf:
     """Return a count of its own: torch adds to it in place, once per parameter."""
-    return backend_of(count).copy(count) if hasattr(count, "shape") else count
+    return backend_of(count).copy(count) if is_array(count) else count
 
 
 def _zeros(like: Leaf, dtype_of: Leaf) -> Leaf:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from surgery._joined import separator
 from surgery._modules import editable
 from surgery._path import text_of
-from surgery._registry import find_backend, kind_of, spec_of
+from surgery._registry import is_array, kind_of, spec_of
 from surgery._report import Report, Row
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import build
@@ -110,11 +110,7 @@ def _model_key(tree: Tree) -> Key | None:
 
 
 def _has_arrays(tree: Tree) -> bool:
-    return any(_is_array(leaf) for leaf in walk(tree).values())
-
-
-def _is_array(leaf: object) -> bool:
-    return hasattr(leaf, "shape") and find_backend(leaf) is not None
+    return any(is_array(leaf) for leaf in walk(tree).values())
 
 
 def _strip(tree: Tree) -> tuple[dict[str, int], Tree]:
