@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery._dtypes import is_known
-from surgery._errors import FileError, Problem, raise_problems
+from surgery._errors import FileError, Problem, SpecError, raise_problems
 from surgery._modules import as_tree
 from surgery._path import text_of
 from surgery._registry import find_backend, is_array
@@ -39,7 +39,11 @@ class FileLeaf:
 
         backend = find_backend(self.leaf)
         assert backend is not None  # leaves_for_file took arrays only
-        array = backend.to_numpy(self.leaf)
+        try:
+            array = backend.to_numpy(self.leaf)
+        except SpecError as error:  # known only to the library: a sparse tensor, one that is on no host
+            first = error.problems[0]
+            raise FileError(first.message, verb="save", path=self.name, hint=first.hint) from error
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
