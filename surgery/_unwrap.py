@@ -12,7 +12,7 @@ from surgery._report import Report, Row
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import build
 from surgery._tree import walk
-from surgery._types import Flat, Key, Move, Path, Tree
+from surgery._types import Key, Move, Path, Tree
 
 # Keys under which training loops keep the model, the likeliest first. The second list are
 # ordinary names of submodules too: they count only beside something else, or around joined names.
@@ -82,7 +82,7 @@ def unwrap(tree: Tree, *, inside: bool = True, prefixes: bool = True) -> tuple[T
             rows.append(Row("left out", (*took, *path), before=str(spec_of(leaf))))
         took.append(key)
         tree = children[key]
-    stripped, tree = _strip(tree) if prefixes else ({}, tree)
+    stripped, tree = _strip(tree, notes) if prefixes else ({}, tree)
     done = [f"took '{text_of(tuple(took))}'"] if took else []
     done += [f"stripped '{name}' from {count} leaves" for name, count in stripped.items()]
     return tree, Report("unwrap", rows, notes=notes, title=", ".join(done) or "nothing to take off")
@@ -113,7 +113,7 @@ def _has_arrays(tree: Tree) -> bool:
     return any(is_array(leaf) for leaf in walk(tree).values())
 
 
-def _strip(tree: Tree) -> tuple[dict[str, int], Tree]:
+def _strip(tree: Tree, notes: list[str]) -> tuple[dict[str, int], Tree]:
     flat = walk(tree)
     counts: dict[str, int] = {}
     place: dict[Path, Path] = {path: path for path in ordered_paths(flat, flat.structure)}
@@ -124,14 +124,15 @@ def _strip(tree: Tree) -> tuple[dict[str, int], Tree]:
             place.update({path: tuple(key for key in place[path] if key != name) for path in hit})
     for name in PUBLIC:
         while flat and all(place[path][:1] == (name,) and len(place[path]) > 1 for path in flat):
-            counts[name] = counts.get(name, 0) + len(flat)
+            counts[name] = len(flat)
             place = {path: at[1:] if at[:1] == (name,) else at for path, at in place.items()}
-    if not counts or _collides(flat, place):
+    if not counts:
+        return {}, tree
+    if len({place[path] for path in flat}) < len(flat):
+        shown = " and ".join(f"'{name}'" for name in counts)
+        stay = "stays: without it" if len(counts) == 1 else "stay: without them"
+        notes.append(f"{shown} {stay} two leaves would have one name")
         return {}, tree
     moves: list[Move] = list(place.items())
     structure = restructure(flat.structure, moves, verb="unwrap")
     return counts, build({place[path]: leaf for path, leaf in flat.items()}, structure, verb="unwrap")
-
-
-def _collides(flat: Flat, place: Mapping[Path, Path]) -> bool:
-    return len({place[path] for path in flat}) < len(flat)
