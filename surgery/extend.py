@@ -28,7 +28,7 @@ from surgery._lazy import Lazy
 from surgery._leaves import FileLeaf, leaves_for_file
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
 from surgery._path import text_of
-from surgery._registry import API, Adapter, find_backend, kind_of, register, spec_of, unregister
+from surgery._registry import API, Adapter, backend_of, find_backend, kind_of, register, spec_of, unregister
 from surgery._report import Report, Row
 from surgery._slots import Bank, Slots
 from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build
@@ -78,6 +78,7 @@ __all__ = [
     "TensorSpec",
     "TrainingState",
     "Tree",
+    "backend_of",
     "build",
     "find_backend",
     "is_known",

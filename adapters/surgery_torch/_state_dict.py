@@ -19,8 +19,18 @@ def module_tree(module: torch.nn.Module) -> OrderedDict[str, Any]:
     tensors are those of the module itself, not detached copies.
     """
     out: OrderedDict[str, Any] = OrderedDict(module.state_dict(keep_vars=True))
-    for name, buffer in module.named_buffers(remove_duplicate=False):
+    for name, buffer in non_persistent_buffers(module).items():
         out.setdefault(name, buffer)
+    return out
+
+
+def non_persistent_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers that no state_dict holds, under each of their names."""
+    out: dict[str, torch.Tensor] = {}
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        for name, buffer in part._buffers.items():
+            if buffer is not None and name in part._non_persistent_buffers_set:
+                out[f"{prefix}.{name}" if prefix else name] = buffer
     return out
 
 
