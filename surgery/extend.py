@@ -27,6 +27,8 @@ from surgery._format import FileTree, Format
 from surgery._lazy import Lazy
 from surgery._leaves import FileLeaf, leaves_for_file
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
+from surgery._partition import REQUIRED
+from surgery._partition import Rules as WhereRules
 from surgery._path import text_of
 from surgery._registry import API, Adapter, backend_of, find_backend, kind_of, register, spec_of, unregister
 from surgery._report import Report, Row
@@ -66,6 +68,7 @@ __all__ = [
     "PathError",
     "Problem",
     "Pull",
+    "REQUIRED",
     "Report",
     "Row",
     "RuleError",
@@ -78,6 +81,7 @@ __all__ = [
     "TensorSpec",
     "TrainingState",
     "Tree",
+    "WhereRules",
     "backend_of",
     "build",
     "find_backend",
