@@ -8,6 +8,7 @@ from typing import Any
 from surgery._modules import as_tree
 from surgery._registry import find_backend, spec_of
 from surgery._report import Report, Row
+from surgery._structure import Node, attributes_of
 from surgery._tree import walk
 from surgery._types import Flat, Leaf, Path, Tree
 
@@ -125,6 +126,11 @@ def _same_structure(a: Flat, b: Flat) -> bool:
         for x, y in zip(one, two, strict=True):
             if x.kind.name != y.kind.name or set(x.keys) != set(y.keys) or x.sep != y.sep:
                 return False
-            if x.aux is not y.aux and not _equal(x.aux, y.aux):
+            if x.aux is not y.aux and not _equal(_essence(x), _essence(y)):
                 return False
     return True
+
+
+def _essence(node: Node) -> Any:
+    """Return what makes a container the one that it is, apart from its kind and its children."""
+    return (attributes_of(node.kind, node.aux) or None) if hasattr(node.kind, "attributes") else node.aux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,7 @@ def load(
         path = _weights_in(path) or path
     tree = format_of(path).load(path)
     if config is not None and isinstance(tree, Mapping):
-        tree = FileTree.of(tree, like=tree, file=str(path), config=config)
+        tree = FileTree.of(tree, file=str(path), config=config)
     for place in (inside, at):
         if place:
             tree = _extract(tree, place)
@@ -92,11 +93,8 @@ def _split(file: str) -> tuple[FilePath, str | None]:
 
 def _extract(tree: Tree, place: str | Path) -> Tree:
     inside = extract(tree, place)
-    if isinstance(tree, FileTree) and isinstance(inside, Mapping) and not isinstance(inside, FileTree):
-        vars_of = {
-            key: value for key, value in vars(tree).items() if key in ("file", "format", "metadata", "config")
-        }
-        return FileTree.of(inside, like=inside, **vars_of)
+    if isinstance(tree, FileTree) and type(inside) in (dict, OrderedDict):
+        return FileTree.of(inside, like=tree)
     return inside
 
 

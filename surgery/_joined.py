@@ -23,7 +23,7 @@ OPAQUE_NAME = "_extra_state"
 STATE_DICT_MARK = "_metadata"
 
 
-def separator(mapping: Mapping[Any, Any], attributes: Any = None) -> str | None:
+def separator(mapping: Mapping[Any, Any], attributes: Mapping[str, Any] | None = None) -> str | None:
     """Return the separator of a mapping of joined names, or None if it is none.
 
     It is one when all keys are strings, some hold `/` or `.`, no value is a
@@ -40,7 +40,7 @@ def separator(mapping: Mapping[Any, Any], attributes: Any = None) -> str | None:
         kind = kind_of(value)
         if kind is not None and kind.open(value)[1] and not is_opaque(key):
             return None
-    if isinstance(attributes, Mapping) and STATE_DICT_MARK in attributes:
+    if attributes and STATE_DICT_MARK in attributes:
         sep = "."
     elif slashes or dots:
         sep = "/" if slashes >= dots else "."

@@ -254,14 +254,14 @@ def adapters_in_use() -> Iterator[Adapter]:
 
 
 def move_attributes(
-    attributes: dict[str, Any] | None, moves: Sequence[Move], before: Sequence[Path]
-) -> dict[str, Any] | None:
+    attributes: dict[str, Any], moves: Sequence[Move], before: Sequence[Path]
+) -> dict[str, Any]:
     """Return the attributes of a mapping after its leaves moved, as far as an adapter knows them."""
     out = {}
-    for name, value in (attributes or {}).items():
+    for name, value in attributes.items():
         found = (one.move_attribute(name, value, moves, before) for one in adapters_in_use())
         out[name] = next((new for new in found if new is not NotImplemented), value)
-    return out or None
+    return out
 
 
 def _adapters_for(cls: type) -> list[Adapter]:

@@ -6,15 +6,15 @@ that, what stood there before; failing that, the kind of its parent.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from surgery._errors import StructureError
 from surgery._joined import split_name
-from surgery._nodes import BUILT_IN, DICT
+from surgery._nodes import DICT
 from surgery._path import text_of
 from surgery._registry import move_attributes
-from surgery._structure import Node, Structure, is_childless
+from surgery._structure import Attributed, Node, Structure, attributes_of, is_childless
 from surgery._types import Key, Move, Path
 
 
@@ -152,9 +152,10 @@ def _outside_names(place: Path, old: Structure) -> Path:
 def _with_moved_attributes(
     nodes: tuple[Node, ...], prefix: Path, origin: Path | None, moves: Sequence[Move], old: Structure
 ) -> tuple[Node, ...]:
-    """Let what hides on an OrderedDict (torch keeps `_metadata` there) follow the leaves in it."""
+    """Let what hides on a mapping (torch keeps `_metadata` there) follow the leaves in it."""
     *outer, last = nodes
-    if last.kind is not BUILT_IN[OrderedDict] or not last.aux or origin is None:
+    attributes = attributes_of(last.kind, last.aux)
+    if not attributes or origin is None:
         return nodes
     depth = len(origin)
     inside = [
@@ -164,7 +165,8 @@ def _with_moved_attributes(
     ]
     known = old[origin][-1] if origin in old else last
     names = [split_name(str(key), known.sep) if known.sep else (key,) for key in known.keys]
-    return (*outer, last._replace(aux=move_attributes(last.aux, inside, names)))
+    moved = move_attributes(attributes, inside, names)
+    return (*outer, last._replace(aux=cast(Attributed, last.kind).with_attributes(last.aux, moved)))
 
 
 def _fits(node: Node, keys: tuple[Key, ...]) -> bool:

@@ -12,7 +12,7 @@ from surgery._report import Report, Row
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import build
 from surgery._tree import walk
-from surgery._types import Key, Move, Path, Tree
+from surgery._types import Flat, Key, Move, Path, Tree
 
 # Keys under which training loops keep the model, the likeliest first. The second list are
 # ordinary names of submodules too: they count only beside something else, or around joined names.
@@ -115,6 +115,21 @@ def _has_arrays(tree: Tree) -> bool:
 
 def _strip(tree: Tree, notes: list[str]) -> tuple[dict[str, int], Tree]:
     flat = walk(tree)
+    counts, place = without_wrappers(flat)
+    if not counts:
+        return {}, tree
+    if len({place[path] for path in flat}) < len(flat):
+        shown = " and ".join(f"'{name}'" for name in counts)
+        stay = "stays: without it" if len(counts) == 1 else "stay: without them"
+        notes.append(f"{shown} {stay} two leaves would have one name")
+        return {}, tree
+    moves: list[Move] = list(place.items())
+    structure = restructure(flat.structure, moves, verb="unwrap")
+    return counts, build({place[path]: leaf for path, leaf in flat.items()}, structure, verb="unwrap")
+
+
+def without_wrappers(flat: Flat) -> tuple[dict[str, int], dict[Path, Path]]:
+    """Return how many leaves have each wrapper key, and each path without them."""
     counts: dict[str, int] = {}
     place: dict[Path, Path] = {path: path for path in ordered_paths(flat, flat.structure)}
     for name in PRIVATE:
@@ -126,13 +141,4 @@ def _strip(tree: Tree, notes: list[str]) -> tuple[dict[str, int], Tree]:
         while flat and all(place[path][:1] == (name,) and len(place[path]) > 1 for path in flat):
             counts[name] = len(flat)
             place = {path: at[1:] if at[:1] == (name,) else at for path, at in place.items()}
-    if not counts:
-        return {}, tree
-    if len({place[path] for path in flat}) < len(flat):
-        shown = " and ".join(f"'{name}'" for name in counts)
-        stay = "stays: without it" if len(counts) == 1 else "stay: without them"
-        notes.append(f"{shown} {stay} two leaves would have one name")
-        return {}, tree
-    moves: list[Move] = list(place.items())
-    structure = restructure(flat.structure, moves, verb="unwrap")
-    return counts, build({place[path]: leaf for path, leaf in flat.items()}, structure, verb="unwrap")
+    return counts, place

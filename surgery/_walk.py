@@ -15,7 +15,7 @@ from surgery._joined import is_opaque, separator, split_name
 from surgery._nodes import DICT
 from surgery._path import all_plain, text_of
 from surgery._registry import LEAF_TYPES, kind_of
-from surgery._structure import BOX, Node, NodeKind, Structure
+from surgery._structure import BOX, Node, NodeKind, Structure, attributes_of
 from surgery._types import Flat, Key, Leaf, Path, Tree
 
 DEEP = 200  # levels that are walked by recursion
@@ -111,7 +111,9 @@ class Walk:
         return path not in childless
 
     def _separator(self, kind: NodeKind, aux: Any, children: dict[Key, Tree]) -> str | None:
-        return separator(children, aux) if self.joined and kind.family == "mapping" and children else None
+        if not (self.joined and children and kind.family == "mapping"):
+            return None
+        return separator(children, attributes_of(kind, aux))
 
 
 def _below(path: Path, children: dict[Key, Tree], sep: str | None) -> Iterator[tuple[Path, Tree, bool]]:

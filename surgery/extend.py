@@ -30,13 +30,34 @@ from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
 from surgery._partition import REQUIRED
 from surgery._partition import Rules as WhereRules
 from surgery._path import text_of
-from surgery._registry import API, Adapter, backend_of, find_backend, kind_of, register, spec_of, unregister
+from surgery._registry import (
+    API,
+    Adapter,
+    backend_of,
+    find_backend,
+    is_array,
+    kind_of,
+    register,
+    spec_of,
+    unregister,
+)
 from surgery._report import Report, Row
 from surgery._slots import Bank, Slots
-from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build
+from surgery._structure import (
+    BOX,
+    Attributed,
+    Family,
+    NamedBox,
+    Node,
+    NodeKind,
+    Structure,
+    attributes_of,
+    build,
+)
 from surgery._training import Parts, TrainingState
 from surgery._tree import walk
 from surgery._types import Flat, Key, Leaf, Missing, Move, Path, TensorSpec, Tree
+from surgery._unwrap import without_wrappers
 
 __all__ = [
     "API",
@@ -44,6 +65,7 @@ __all__ = [
     "Bank",
     "Adapter",
     "AdapterError",
+    "Attributed",
     "Backend",
     "Box",
     "DType",
@@ -82,9 +104,11 @@ __all__ = [
     "TrainingState",
     "Tree",
     "WhereRules",
+    "attributes_of",
     "backend_of",
     "build",
     "find_backend",
+    "is_array",
     "is_known",
     "is_lossless",
     "itemsize_in_memory",
@@ -101,4 +125,5 @@ __all__ = [
     "text_of",
     "unregister",
     "walk",
+    "without_wrappers",
 ]
