@@ -22,8 +22,9 @@ from surgery.extend import (
     Tree,
 )
 from surgery_torch._arrays import TORCH
-from surgery_torch._optim import is_optimizer_dict, torch_parts, torch_slots, write_training
+from surgery_torch._optim import is_optimizer_dict, torch_slots
 from surgery_torch._state_dict import module_tree, moved_metadata
+from surgery_torch._training import torch_parts, write_training
 
 
 class TorchAdapter(Adapter):
