@@ -41,7 +41,7 @@ class FileTree(dict[Any, Any]):
     @staticmethod
     def of(tree: Mapping[Any, Any], like: object = None, **about: Any) -> FileTree:
         """Return a mapping as a file tree that comes from where `like` does, or as is given."""
-        out = _OrderedFileTree(tree) if isinstance(tree, OrderedDict) else FileTree(tree)
+        out = OrderedFileTree(tree) if isinstance(tree, OrderedDict) else FileTree(tree)
         known = getattr(like, "__dict__", {})
         vars(out).update(getattr(tree, "__dict__", {}))
         vars(out).update((name, known[name]) for name in FileTree.__surgery_beside__ if name in known)
@@ -49,7 +49,7 @@ class FileTree(dict[Any, Any]):
         return out
 
 
-class _OrderedFileTree(FileTree, OrderedDict[Any, Any]):
+class OrderedFileTree(FileTree, OrderedDict[Any, Any]):
     __surgery_kind__ = "OrderedDict"
 
 

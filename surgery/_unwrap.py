@@ -100,9 +100,9 @@ def _model_key(tree: Tree) -> Key | None:
         if key not in children or not _has_arrays(children[key]) or kind_of(children[key]) is None:
             continue
         others = [name for name in children if name != key]
-        if any(
-            _has_arrays(children[name]) and name not in BESIDE and name not in AVERAGES for name in others
-        ):
+        beside = [name for name in others if name in BESIDE and not is_array(children[name])]
+        parts = [name for name in others if name not in (*BESIDE, *AVERAGES) and _has_arrays(children[name])]
+        if parts and not beside:
             continue  # a model of several parts, of which one happens to have this name
         if key in MODEL_KEYS or others or separator(_children(children[key])) is not None:
             return key

@@ -47,7 +47,7 @@ def torch_parts(source: Any, names: Sequence[str] | None) -> Parts | None:
     if key is None:
         return None
     opt = source[key] if names is None else named(source[key], names)
-    inside, _ = sg.unwrap({name: value for name, value in source.items() if name != key}, prefixes=False)
+    inside, _ = sg.unwrap(source, prefixes=False)
     model, _ = sg.unwrap(inside, inside=False)
     return Parts(model, opt if model is inside else _named_without_wrappers(opt, inside))
 

@@ -119,6 +119,15 @@ def test_the_state_dict_of_a_compiled_submodule_is_unwrapped() -> None:
     assert list(sg.unwrap(net.state_dict())[0]) == names
 
 
+def test_arrays_beside_the_model_do_not_hide_it_where_training_left_its_marks() -> None:
+    """Random states and the like are tensors too."""
+    net = TiedNet()
+    tree = {"model": net.state_dict(), "rng_state": torch.get_rng_state(), "epoch": 3}
+    found, report = sg.unwrap(tree)
+    assert found is tree["model"]
+    assert [row.path for row in report.rows] == [("rng_state",), ("epoch",)]
+
+
 def test_the_state_dict_of_data_parallel_is_unwrapped() -> None:
     net = TiedNet()
     tree, _ = sg.unwrap(nn.DataParallel(net).state_dict())
