@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from surgery._flat import Flat
 from surgery._modules import as_tree
 from surgery._registry import find_backend, spec_of
 from surgery._report import Report, Row
-from surgery._structure import same_aux
+from surgery._structure import Node, attributes_of, same_aux
 from surgery._tree import walk
 from surgery._types import Leaf, Path, Tree
 
@@ -129,6 +130,11 @@ def _same_structure(a: Flat, b: Flat) -> bool:
         for x, y in zip(one, two, strict=True):
             if x.kind.name != y.kind.name or set(x.keys) != set(y.keys) or x.sep != y.sep:
                 return False
-            if not same_aux(x.aux, y.aux):
+            if x.aux is not y.aux and not same_aux(_essence(x), _essence(y)):
                 return False
     return True
+
+
+def _essence(node: Node) -> Any:
+    """Return what makes a container the one that it is, apart from its kind and its children."""
+    return (attributes_of(node.kind, node.aux) or None) if hasattr(node.kind, "attributes") else node.aux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from surgery._errors import RuleError
+from surgery._modules import editable
 from surgery._plan import make_plan
 from surgery._resolve import Rest
 from surgery._rules import Rules, as_rule
@@ -26,6 +27,7 @@ def rename(tree: Tree, rules: Rules, *, rest: Rest = "keep") -> Tree:
     for n, rule in enumerate(rules, 1):
         if as_rule(rule, "rename").ops:
             raise RuleError(f"rule {n} has ops", verb="rename", hint="use transform(tree, rules)")
+    tree = editable(tree, "rename")
     return make_plan(rules, tree, rest=rest, verb="rename").apply(tree)
 
 
@@ -37,4 +39,5 @@ def transform(tree: Tree, rules: Rules, *, rest: Rest = "keep") -> Tree:
     >>> transform(tree, [("attn/qkv", "attn/{q|k|v}", ops.split())])["attn"]["k"]
     array([2., 3.])
     """
+    tree = editable(tree, "transform")
     return make_plan(rules, tree, rest=rest, verb="transform").apply(tree)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from surgery._lazy import Lazy
 from surgery._leaves import leaves_for_file
 from surgery._modules import as_tree
 from surgery._ops.base import Box
-from surgery._registry import adapter, find_backend
+from surgery._registry import adapter, find_backend, is_array
 from surgery._safetensors import write_sharded
 from surgery._select import extract
 from surgery._structure import build
@@ -73,7 +74,7 @@ def load(
         path = _weights_in(path) or path
     tree = format_of(path).load(path)
     if config is not None and isinstance(tree, Mapping):
-        tree = FileTree.of(tree, like=tree, file=str(path), config=config)
+        tree = FileTree.of(tree, file=str(path), config=config)
     for place in (inside, at):
         if place:
             tree = _extract(tree, place)
@@ -92,11 +93,8 @@ def _split(file: str) -> tuple[FilePath, str | None]:
 
 def _extract(tree: Tree, place: str | Path) -> Tree:
     inside = extract(tree, place)
-    if isinstance(tree, FileTree) and isinstance(inside, Mapping) and not isinstance(inside, FileTree):
-        vars_of = {
-            key: value for key, value in vars(tree).items() if key in ("file", "format", "metadata", "config")
-        }
-        return FileTree.of(inside, like=inside, **vars_of)
+    if isinstance(tree, FileTree) and type(inside) in (dict, OrderedDict):
+        return FileTree.of(inside, like=tree)
     return inside
 
 
@@ -158,7 +156,7 @@ def realize(tree: Tree, to: str = "numpy", *, device: Any = None) -> Tree:
 
 def _real(leaf: Leaf, backend: Backend, device: Any, done: dict[Hashable, Leaf]) -> Leaf:
     ours = find_backend(leaf)
-    if ours is None or not ours.holds_data(leaf) or not hasattr(leaf, "shape"):
+    if ours is None or not is_array(leaf) or not ours.holds_data(leaf):
         return leaf
     if ours is backend and device is None:
         return leaf
@@ -215,7 +213,7 @@ def _watched(tree: Tree, progress: Callable[[int], None]) -> Tree:
 
     def watched(leaf: Leaf) -> Leaf:
         backend = find_backend(leaf)
-        if backend is None or not hasattr(leaf, "shape") or not backend.holds_data(leaf):
+        if backend is None or not is_array(leaf) or not backend.holds_data(leaf):
             return leaf
         spec, name = backend.spec(leaf), backend.identity(leaf)
 

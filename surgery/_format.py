@@ -6,6 +6,7 @@ A file is recognised by its content. Formats come through the entry-point group
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
@@ -19,6 +20,9 @@ from surgery._types import Tree
 class FileTree(dict[Any, Any]):
     """The tree in a file: a dict that also knows where it came from.
 
+    That of a file with an OrderedDict at its root, such as a torch state_dict, is an
+    OrderedDict too, with what that one hides.
+
     Attributes:
         file: the file or folder.
         format: the name of its format.
@@ -27,19 +31,26 @@ class FileTree(dict[Any, Any]):
     """
 
     __surgery_kind__ = "dict"  # compared with other trees, it is one
+    __surgery_beside__ = ("file", "format", "metadata", "config")
 
     file: str = ""
     format: str = ""
     metadata: Mapping[str, str] = {}
     config: Mapping[str, Any] | None = None
 
-    @classmethod
-    def of(cls, tree: Mapping[Any, Any], like: object = None, **about: Any) -> FileTree:
-        """Return a mapping as a file tree, with the attributes of `like` and those given."""
-        out = cls(tree)
-        vars(out).update(getattr(like, "__dict__", {}))
+    @staticmethod
+    def of(tree: Mapping[Any, Any], like: object = None, **about: Any) -> FileTree:
+        """Return a mapping as a file tree that comes from where `like` does, or as is given."""
+        out = OrderedFileTree(tree) if isinstance(tree, OrderedDict) else FileTree(tree)
+        known = getattr(like, "__dict__", {})
+        vars(out).update(getattr(tree, "__dict__", {}))
+        vars(out).update((name, known[name]) for name in FileTree.__surgery_beside__ if name in known)
         vars(out).update(about)
         return out
+
+
+class OrderedFileTree(FileTree, OrderedDict[Any, Any]):
+    __surgery_kind__ = "OrderedDict"
 
 
 class Format:

@@ -11,13 +11,14 @@ from surgery._automaton import Where
 from surgery._dtypes import is_lossless
 from surgery._errors import SHOWN, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
 from surgery._flat import Flat
+from surgery._joined import is_opaque
 from surgery._modules import as_tree, editable
 from surgery._partition import Rules as WhereRuleList
 from surgery._path import all_plain, parse_path, text_of
 from surgery._place import place_like
 from surgery._plan import make_plan
 from surgery._planning import retyper
-from surgery._registry import OBJECT_LEAVES, backend_of, find_backend, spec_of
+from surgery._registry import OBJECT_LEAVES, backend_of, find_backend, is_array, spec_of
 from surgery._report import Report, Row
 from surgery._rules import Rules
 from surgery._select import extract
@@ -147,7 +148,10 @@ class _Graft:
     def _fit(self, path: Path, leaf: Leaf, policies: Mapping[Path, str]) -> None:
         mine = self.target[path]
         have, want = spec_of(leaf), spec_of(mine)
-        if have == want or find_backend(mine) is None:
+        if path and is_opaque(str(path[-1])):
+            self.leaves[path] = place_like(leaf, mine) if is_array(mine) else leaf
+            self.rows[path] = Row("loaded", path, after=str(have))
+        elif have == want or find_backend(mine) is None:
             self.leaves[path] = place_like(leaf, mine)
             self.rows[path] = Row("loaded", path, after=str(have))
         elif have.shape == want.shape and is_lossless(have.dtype, want.dtype):

@@ -18,12 +18,18 @@ from surgery._types import Leaf, Path
 OPAQUE_NAME = "_extra_state"
 
 
-def separator(mapping: Mapping[Any, Any]) -> str | None:
+# What torch hides on a state_dict. By it a mapping is known for one: that of a single layer has no
+# dot in its names, and names of its submodules may hold a slash.
+STATE_DICT_MARK = "_metadata"
+
+
+def separator(mapping: Mapping[Any, Any], attributes: Mapping[str, Any] | None = None) -> str | None:
     """Return the separator of a mapping of joined names, or None if it is none.
 
     It is one when all keys are strings, some hold `/` or `.`, no value is a
     container with something in it, and no name is the beginning of another. The separator that more
-    keys hold is taken; `/` when both are in equally many.
+    keys hold is taken; `/` when both are in equally many. A state_dict, known by what
+    is among its attributes, has dots.
     """
     slashes = dots = 0
     for key, value in mapping.items():
@@ -34,9 +40,12 @@ def separator(mapping: Mapping[Any, Any]) -> str | None:
         kind = kind_of(value)
         if kind is not None and kind.open(value)[1] and not is_opaque(key):
             return None
-    if not slashes and not dots:
+    if attributes and STATE_DICT_MARK in attributes:
+        sep = "."
+    elif slashes or dots:
+        sep = "/" if slashes >= dots else "."
+    else:
         return None
-    sep = "/" if slashes >= dots else "."
     return None if _has_conflict(mapping, sep) else sep
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from surgery._dtypes import is_known
-from surgery._errors import FileError, Problem, raise_problems
+from surgery._errors import FileError, Problem, SpecError, raise_problems
 from surgery._modules import as_tree
 from surgery._path import text_of
-from surgery._registry import find_backend
+from surgery._registry import find_backend, is_array
 from surgery._structure import join_name
 from surgery._ties import tie_groups
 from surgery._tree import walk
@@ -39,7 +39,11 @@ class FileLeaf:
 
         backend = find_backend(self.leaf)
         assert backend is not None  # leaves_for_file took arrays only
-        array = backend.to_numpy(self.leaf)
+        try:
+            array = backend.to_numpy(self.leaf)
+        except SpecError as error:  # known only to the library: a sparse tensor, one that is on no host
+            first = error.problems[0]
+            raise FileError(first.message, verb="save", path=self.name, hint=first.hint) from error
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
 
 
@@ -59,7 +63,7 @@ def leaves_for_file(tree: Tree, format: str) -> tuple[list[FileLeaf], dict[str, 
     for path, leaf in flat.items():
         backend = find_backend(leaf)
         name = join_name(path, sep, "save")
-        if backend is None or not hasattr(leaf, "shape"):
+        if backend is None or not is_array(leaf):
             hint = f"drop it, or choose a format that holds it: drop(tree, '{text_of(path, sep)}')"
             found = f"a {type(leaf).__name__}"
             problems.append(

@@ -46,6 +46,12 @@ class _OrderedDict:
             vars(out).update(aux)
         return out
 
+    def attributes(self, aux: Any) -> dict[str, Any]:
+        return aux or {}
+
+    def with_attributes(self, aux: Any, attributes: dict[str, Any]) -> Any:
+        return attributes or None
+
 
 class _DefaultDict:
     """A defaultdict with its factory."""
@@ -80,6 +86,9 @@ class _DictSubclass:
 
     def __init__(self, cls: type) -> None:
         self.name = getattr(cls, "__surgery_kind__", cls.__name__)
+        self.beside: tuple[str, ...] = getattr(
+            cls, "__surgery_beside__", ()
+        )  # attributes that say nothing of it
 
     def open(self, node: Any) -> tuple[Any, dict[Key, Tree]]:
         shell = copy.copy(node)
@@ -89,6 +98,16 @@ class _DictSubclass:
     def close(self, aux: Any, children: dict[Key, Tree]) -> Any:
         out = copy.copy(aux)
         out.update(children)
+        return out
+
+    def attributes(self, aux: Any) -> dict[str, Any]:
+        held = getattr(aux, "__dict__", {})
+        return {name: value for name, value in held.items() if name not in self.beside}
+
+    def with_attributes(self, aux: Any, attributes: dict[str, Any]) -> Any:
+        out = copy.copy(aux)
+        for name, value in attributes.items():
+            setattr(out, name, value)
         return out
 
 

@@ -70,7 +70,8 @@ class NumpyBackend:
         return np.array(x, order="C", copy=True) if holds_more or not x.flags.c_contiguous else x
 
     def to_numpy(self, x: Leaf, /) -> np.ndarray[Any, Any]:
-        return np.asarray(x)
+        array = np.asarray(x)
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
     def is_placed_like(self, x: Leaf, like: Leaf, /) -> bool:
         return True

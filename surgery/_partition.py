@@ -56,6 +56,10 @@ class Rules:
         """Return the value for one leaf, `REQUIRED` where no rule matches and there is no default."""
         return self.values.get(self.matcher.first(path, leaf), REQUIRED)
 
+    def labels(self, flat: Flat) -> dict[Path, Any]:
+        """Return the value of each leaf, checked as `assign` does."""
+        return {path: self.values[n] for path, n in self.assign(flat).items()}
+
     def assign(self, flat: Flat, *, ties: bool = True) -> dict[Path, int]:
         """Return the number of the rule that decides each leaf, checked.
 
@@ -115,8 +119,7 @@ def label(tree: Tree, rules: WhereRules | Mapping[Where, Any], *, default: Any =
         return _FastWalk(ready, 1).label(tree)
     except _Irregular:
         flat = walk(tree)
-        found = ready.assign(flat)
-        return build({path: ready.values[n] for path, n in found.items()}, flat.structure, verb="label")
+        return build(ready.labels(flat), flat.structure, verb="label")
 
 
 def partition(

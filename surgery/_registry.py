@@ -18,7 +18,7 @@ from surgery._errors import AdapterError, nearest
 from surgery._flat import Flat
 from surgery._nodes import BUILT_IN, kind_by_shape
 from surgery._structure import NodeKind
-from surgery._types import Leaf, Missing, Move, TensorSpec, Tree
+from surgery._types import Leaf, Missing, Move, Path, TensorSpec, Tree
 
 API = 1  # raised when an adapter written for an older core would misbehave
 
@@ -80,11 +80,12 @@ class Adapter:
         """Whether a tree is an optimizer state, whose moments no op on raw paths may change."""
         return False
 
-    def move_attribute(self, name: str, value: Any, moves: Sequence[Move], /) -> Any:
+    def move_attribute(self, name: str, value: Any, moves: Sequence[Move], before: Sequence[Path], /) -> Any:
         """Return what an attribute hidden on a mapping becomes when leaves in it move.
 
         A torch state_dict keeps `_metadata` by module path there. `moves` are old and
-        new paths inside the mapping. NotImplemented says "not mine".
+        new paths inside the mapping; `before` are all old ones, so those that are in no
+        move were dropped, or joined with another. NotImplemented says "not mine".
         """
         return NotImplemented
 
@@ -187,6 +188,14 @@ def _own_backend(cls: type) -> Backend | None:
     return None
 
 
+def is_array(leaf: Leaf) -> bool:
+    """Whether a leaf is an array of a known library; Python numbers are none, though numpy would take them.
+
+    The leaf is not asked for its shape: a torch parameter without one yet raises then.
+    """
+    return type(leaf) not in (bool, int, float, complex) and find_backend(leaf) is not None
+
+
 def spec_of(leaf: Leaf) -> TensorSpec:
     """Return shape and dtype of any leaf; for what is no array, `()` and the name of its type."""
     backend = find_backend(leaf)
@@ -247,13 +256,15 @@ def adapters_in_use() -> Iterator[Adapter]:
             yield _load(entry)
 
 
-def move_attributes(attributes: dict[str, Any] | None, moves: Sequence[Move]) -> dict[str, Any] | None:
+def move_attributes(
+    attributes: dict[str, Any], moves: Sequence[Move], before: Sequence[Path]
+) -> dict[str, Any]:
     """Return the attributes of a mapping after its leaves moved, as far as an adapter knows them."""
     out = {}
-    for name, value in (attributes or {}).items():
-        found = (one.move_attribute(name, value, moves) for one in adapters_in_use())
+    for name, value in attributes.items():
+        found = (one.move_attribute(name, value, moves, before) for one in adapters_in_use())
         out[name] = next((new for new in found if new is not NotImplemented), value)
-    return out or None
+    return out
 
 
 def _adapters_for(cls: type) -> list[Adapter]:

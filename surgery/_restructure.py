@@ -6,14 +6,15 @@ that, what stood there before; failing that, the kind of its parent.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from surgery._errors import StructureError
-from surgery._nodes import BUILT_IN, DICT
+from surgery._joined import split_name
+from surgery._nodes import DICT
 from surgery._path import text_of
 from surgery._registry import move_attributes
-from surgery._structure import Node, Structure, is_childless
+from surgery._structure import Attributed, Node, Structure, attributes_of, is_childless
 from surgery._types import Key, Move, Path
 
 
@@ -73,7 +74,9 @@ def restructure(old: Structure, moves: Sequence[Move], *, verb: str) -> Structur
             continue  # a place inside joined names is no container
         nodes = _nodes_for(prefix, first[prefix], children, old, new, verb)
         if nodes:
-            new[prefix] = _with_moved_attributes(nodes, prefix, first[prefix], moves)
+            new[prefix] = _with_moved_attributes(
+                nodes, prefix, _origin(prefix, first[prefix], old), moves, old
+            )
             if nodes[-1].sep:
                 joined.add(prefix)
     for source, target in moves:
@@ -92,10 +95,8 @@ def _nodes_for(
     new: Structure,
     verb: str,
 ) -> tuple[Node, ...]:
-    source, target = move
     keys = tuple(children[prefix])
-    below = len(target) - len(prefix)
-    origin = source[: len(source) - below] if source is not None and len(source) >= below else None
+    origin = _origin(prefix, move, old)
     for place in (origin, prefix):
         if place is None:
             continue
@@ -124,6 +125,22 @@ def _nodes_for(
     return ()
 
 
+def _origin(prefix: Path, move: Move, old: Structure) -> Path | None:
+    """Return the old container whose content `prefix` gets, going by one leaf that moves into it.
+
+    It is as far above the leaf's old place as `prefix` is above the new one. A leaf that stays
+    inside the same mapping of joined names says nothing by its depth there.
+    """
+    source, target = move
+    if source is None:
+        return None
+    names = _outside_names(source, old)
+    if len(prefix) <= len(names) < len(source) and target[: len(names)] == names:
+        return prefix
+    below = len(target) - len(prefix)
+    return _outside_names(source[: len(source) - below], old) if len(source) >= below else None
+
+
 def _outside_names(place: Path, old: Structure) -> Path:
     """A place inside joined names is no container of its own: it belongs to the mapping of the names."""
     for end in range(len(place)):
@@ -133,21 +150,23 @@ def _outside_names(place: Path, old: Structure) -> Path:
 
 
 def _with_moved_attributes(
-    nodes: tuple[Node, ...], prefix: Path, move: Move, moves: Sequence[Move]
+    nodes: tuple[Node, ...], prefix: Path, origin: Path | None, moves: Sequence[Move], old: Structure
 ) -> tuple[Node, ...]:
-    """Let what hides on an OrderedDict (torch keeps `_metadata` there) follow the leaves in it."""
+    """Let what hides on a mapping (torch keeps `_metadata` there) follow the leaves in it."""
     *outer, last = nodes
-    if last.kind is not BUILT_IN[OrderedDict] or not last.aux:
+    attributes = attributes_of(last.kind, last.aux)
+    if not attributes or origin is None:
         return nodes
-    source, target = move
-    below = len(target) - len(prefix)
-    origin = source[: max(len(source) - below, 0)] if source is not None else ()
+    depth = len(origin)
     inside = [
-        (old[len(origin) :], new[len(prefix) :])
-        for old, new in moves
-        if old is not None and old[: len(origin)] == origin and new[: len(prefix)] == prefix
+        (source[depth:], target[len(prefix) :])
+        for source, target in moves
+        if source is not None and source[:depth] == origin and target[: len(prefix)] == prefix
     ]
-    return (*outer, last._replace(aux=move_attributes(last.aux, inside)))
+    known = old[origin][-1] if origin in old else last
+    names = [split_name(str(key), known.sep) if known.sep else (key,) for key in known.keys]
+    moved = move_attributes(attributes, inside, names)
+    return (*outer, last._replace(aux=cast(Attributed, last.kind).with_attributes(last.aux, moved)))
 
 
 def _fits(node: Node, keys: tuple[Key, ...]) -> bool:

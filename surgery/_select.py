@@ -15,7 +15,7 @@ from surgery._registry import kind_of
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import Structure, build
 from surgery._tree import walk
-from surgery._types import Move, Path, Tree
+from surgery._types import Missing, Move, Path, Tree
 
 
 def matches(tree: Tree, pattern: str) -> dict[Path, dict[str, Any]]:
@@ -55,6 +55,9 @@ def select(tree: Tree, where: Where | Sequence[Where]) -> Tree:
         tree: any tree.
         where: a pattern, a path, a predicate `(path, leaf) -> bool`, or a list of them
             of which any may match. (A tuple is one path.)
+
+    Returns:
+        A tree; of a bare leaf that does not match, `Missing()`.
 
     Raises:
         RuleError: a pattern matches nothing.
@@ -97,6 +100,8 @@ def _hits(tree: Tree, where: Where | Sequence[Where], verb: str) -> tuple[Flat, 
 
 
 def _keep(flat: Flat, kept: set[Path], verb: str) -> Tree:
+    if () in flat and () not in kept:
+        return Missing()  # a bare leaf: there is no container that could lose it
     gone = flat.structure.childless().keys() - kept
     structure = Structure({path: nodes for path, nodes in flat.structure.items() if path not in gone})
     return build(

@@ -8,7 +8,7 @@ behind it stay three different things.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from surgery._ops.base import SlotKind
 from surgery._partition import REQUIRED
 from surgery._partition import Rules as WhereRuleList
 from surgery._path import text_of
-from surgery._registry import adapters_in_use, backend_of, kind_of, spec_of
+from surgery._registry import adapters_in_use, backend_of, is_array, kind_of, spec_of
 from surgery._structure import Structure
 from surgery._types import Leaf, Path, Tree
 
@@ -172,8 +172,17 @@ def move_slots(found: Slots, stage: Stage, params: Structure, fresh: Any, flat: 
         path for binding in stage.bindings if binding.makes for names in binding.targets for path in names
     ]
     policy = _policies(made, fresh, found, flat)
-    problems: list[Problem] = []
-    banks = tuple(_move_bank(bank, stage, policy, flat, problems) for bank in found.banks)
+    problems: list[Problem] = _homeless(made, found)
+    kept = {
+        path: binding.tie
+        for binding in stage.bindings
+        if binding.tie is not None and not binding.targets
+        for names in binding.sources
+        for path in names
+    }
+    banks = tuple(
+        _move_bank(_under_kept_names(bank, kept), stage, policy, flat, problems) for bank in found.banks
+    )
     raise_problems("apply", problems)
     return replace(found, banks=banks, params=params, edits=(*found.edits, stage))
 
@@ -202,6 +211,32 @@ def _policies(made: list[Path], fresh: Any, found: Slots, flat: Flat) -> dict[Pa
     ]
     raise_problems("apply", problems)
     return out
+
+
+def _homeless(made: Sequence[Path], found: Slots) -> list[Problem]:
+    """New parameters need a bank; where banks have different members, nobody said which."""
+    if len({frozenset(bank.members) for bank in found.banks}) < 2:
+        return []
+    hint = "edit without it, and let an optimizer built for the new parameters take up the old state"
+    ids = ", ".join(bank.id for bank in found.banks)
+    text = "which part of the optimizer a new parameter belongs to cannot be told"
+    return [Problem(text, text_of(path), found=ids, hint=hint, error=RuleError) for path in made]
+
+
+def _under_kept_names(bank: Bank, kept: Mapping[Path, Path]) -> Bank:
+    """Put what is held under a name that is dropped as an alias under the name that stays."""
+    moved = {path: other for path in bank.members if (other := kept.get(path)) and other not in bank.members}
+    if not moved:
+        return bank
+    return replace(
+        bank,
+        members=tuple(moved.get(path, path) for path in bank.members),
+        counts={moved.get(path, path): count for path, count in bank.counts.items()},
+        slots={
+            name: {moved.get(path, path): leaf for path, leaf in held.items()}
+            for name, held in bank.slots.items()
+        },
+    )
 
 
 def _move_bank(
@@ -307,7 +342,7 @@ class _Move:
 
 def _own(count: Leaf) -> Leaf:
     """Return a count of its own: torch adds to it in place, once per parameter."""
-    return backend_of(count).copy(count) if hasattr(count, "shape") else count
+    return backend_of(count).copy(count) if is_array(count) else count
 
 
 def _zeros(like: Leaf, dtype_of: Leaf) -> Leaf:

@@ -55,6 +55,18 @@ class NamedBox(NodeKind, Protocol):
         ...
 
 
+class Attributed(NodeKind, Protocol):
+    """The kind of a mapping that may hide attributes beside its items, as torch does with `_metadata`."""
+
+    def attributes(self, aux: Any) -> dict[str, Any]:
+        """Return the attributes that belong to the content; they follow it, and count in comparisons."""
+        ...
+
+    def with_attributes(self, aux: Any, attributes: dict[str, Any]) -> Any:
+        """Return the aux of an equal mapping with other attributes."""
+        ...
+
+
 class Node(NamedTuple):
     """One recorded container.
 
@@ -89,6 +101,12 @@ class Structure(dict[Path, tuple[Node, ...]]):
     def childless(self) -> dict[Path, Node]:
         """The nodes without children (None, empty containers, holes), which no leaf stands for."""
         return {path: nodes[-1] for path, nodes in self.items() if is_childless(nodes[-1])}
+
+
+def attributes_of(kind: NodeKind, aux: Any) -> dict[str, Any]:
+    """Return what a mapping hides beside its items; nothing for other containers."""
+    found = getattr(kind, "attributes", None)
+    return found(aux) if found is not None else {}
 
 
 def is_childless(node: Node) -> bool:

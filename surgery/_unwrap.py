@@ -8,7 +8,7 @@ from surgery._flat import Flat
 from surgery._joined import separator
 from surgery._modules import editable
 from surgery._path import text_of
-from surgery._registry import find_backend, kind_of, spec_of
+from surgery._registry import is_array, kind_of, spec_of
 from surgery._report import Report, Row
 from surgery._restructure import ordered_paths, restructure
 from surgery._structure import build
@@ -83,7 +83,7 @@ def unwrap(tree: Tree, *, inside: bool = True, prefixes: bool = True) -> tuple[T
             rows.append(Row("left out", (*took, *path), before=str(spec_of(leaf))))
         took.append(key)
         tree = children[key]
-    stripped, tree = _strip(tree) if prefixes else ({}, tree)
+    stripped, tree = _strip(tree, notes) if prefixes else ({}, tree)
     done = [f"took '{text_of(tuple(took))}'"] if took else []
     done += [f"stripped '{name}' from {count} leaves" for name, count in stripped.items()]
     return tree, Report("unwrap", rows, notes=notes, title=", ".join(done) or "nothing to take off")
@@ -101,9 +101,9 @@ def _model_key(tree: Tree) -> Key | None:
         if key not in children or not _has_arrays(children[key]) or kind_of(children[key]) is None:
             continue
         others = [name for name in children if name != key]
-        if any(
-            _has_arrays(children[name]) and name not in BESIDE and name not in AVERAGES for name in others
-        ):
+        beside = [name for name in others if name in BESIDE and not is_array(children[name])]
+        parts = [name for name in others if name not in (*BESIDE, *AVERAGES) and _has_arrays(children[name])]
+        if parts and not beside:
             continue  # a model of several parts, of which one happens to have this name
         if key in MODEL_KEYS or others or separator(_children(children[key])) is not None:
             return key
@@ -111,15 +111,26 @@ def _model_key(tree: Tree) -> Key | None:
 
 
 def _has_arrays(tree: Tree) -> bool:
-    return any(_is_array(leaf) for leaf in walk(tree).values())
+    return any(is_array(leaf) for leaf in walk(tree).values())
 
 
-def _is_array(leaf: object) -> bool:
-    return hasattr(leaf, "shape") and find_backend(leaf) is not None
-
-
-def _strip(tree: Tree) -> tuple[dict[str, int], Tree]:
+def _strip(tree: Tree, notes: list[str]) -> tuple[dict[str, int], Tree]:
     flat = walk(tree)
+    counts, place = without_wrappers(flat)
+    if not counts:
+        return {}, tree
+    if len({place[path] for path in flat}) < len(flat):
+        shown = " and ".join(f"'{name}'" for name in counts)
+        stay = "stays: without it" if len(counts) == 1 else "stay: without them"
+        notes.append(f"{shown} {stay} two leaves would have one name")
+        return {}, tree
+    moves: list[Move] = list(place.items())
+    structure = restructure(flat.structure, moves, verb="unwrap")
+    return counts, build({place[path]: leaf for path, leaf in flat.items()}, structure, verb="unwrap")
+
+
+def without_wrappers(flat: Flat) -> tuple[dict[str, int], dict[Path, Path]]:
+    """Return how many leaves have each wrapper key, and each path without them."""
     counts: dict[str, int] = {}
     place: dict[Path, Path] = {path: path for path in ordered_paths(flat, flat.structure)}
     for name in PRIVATE:
@@ -129,14 +140,6 @@ def _strip(tree: Tree) -> tuple[dict[str, int], Tree]:
             place.update({path: tuple(key for key in place[path] if key != name) for path in hit})
     for name in PUBLIC:
         while flat and all(place[path][:1] == (name,) and len(place[path]) > 1 for path in flat):
-            counts[name] = counts.get(name, 0) + len(flat)
+            counts[name] = len(flat)
             place = {path: at[1:] if at[:1] == (name,) else at for path, at in place.items()}
-    if not counts or _collides(flat, place):
-        return {}, tree
-    moves: list[Move] = list(place.items())
-    structure = restructure(flat.structure, moves, verb="unwrap")
-    return counts, build({place[path]: leaf for path, leaf in flat.items()}, structure, verb="unwrap")
-
-
-def _collides(flat: Flat, place: Mapping[Path, Path]) -> bool:
-    return len({place[path] for path in flat}) < len(flat)
+    return counts, place

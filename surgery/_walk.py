@@ -16,7 +16,7 @@ from surgery._joined import is_opaque, separator, split_name
 from surgery._nodes import DICT
 from surgery._path import all_plain, text_of
 from surgery._registry import LEAF_TYPES, kind_of
-from surgery._structure import BOX, Node, NodeKind, Structure
+from surgery._structure import BOX, Node, NodeKind, Structure, attributes_of
 from surgery._types import Key, Leaf, Path, Tree
 
 DEEP = 200  # levels that are walked by recursion
@@ -70,7 +70,7 @@ class Walk:
         if kind.family == "box":
             self.structure.add(path, Node(kind, aux, (BOX,)))
             return self.tree(children[BOX], path)
-        sep = self._separator(kind, children)
+        sep = self._separator(kind, aux, children)
         barren = 0
         for below, child, opaque in _below(path, children, sep):
             if opaque:
@@ -100,7 +100,7 @@ class Walk:
                 self.structure.add(at, Node(kind, aux, (BOX,)))
                 stack.append((at, children[BOX], False))
                 continue
-            sep = self._separator(kind, children)
+            sep = self._separator(kind, aux, children)
             self.structure.add(at, Node(kind, aux, tuple(children), sep))
             stack.extend(reversed([*_below(at, children, sep)]))
             if kind is DICT and children and sep is None:
@@ -114,8 +114,10 @@ class Walk:
                     del self.structure[at]
         return path in fertile
 
-    def _separator(self, kind: NodeKind, children: dict[Key, Tree]) -> str | None:
-        return separator(children) if self.joined and kind.family == "mapping" and children else None
+    def _separator(self, kind: NodeKind, aux: Any, children: dict[Key, Tree]) -> str | None:
+        if not (self.joined and children and kind.family == "mapping"):
+            return None
+        return separator(children, attributes_of(kind, aux))
 
 
 def _below(path: Path, children: dict[Key, Tree], sep: str | None) -> Iterator[tuple[Path, Tree, bool]]:

@@ -28,14 +28,39 @@ from surgery._format import FileTree, Format
 from surgery._lazy import Lazy
 from surgery._leaves import FileLeaf, leaves_for_file
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
+from surgery._partition import REQUIRED
+from surgery._partition import Rules as WhereRules
 from surgery._path import text_of
-from surgery._registry import API, Adapter, find_backend, kind_of, register, spec_of, unregister
+from surgery._registry import (
+    API,
+    Adapter,
+    backend_of,
+    find_backend,
+    is_array,
+    kind_of,
+    register,
+    spec_of,
+    unregister,
+)
 from surgery._report import Report, Row
 from surgery._slots import Bank, Slots
-from surgery._structure import BOX, Family, NamedBox, Node, NodeKind, Structure, build, is_childless, same_aux
+from surgery._structure import (
+    BOX,
+    Attributed,
+    Family,
+    NamedBox,
+    Node,
+    NodeKind,
+    Structure,
+    attributes_of,
+    build,
+    is_childless,
+    same_aux,
+)
 from surgery._training import Parts, TrainingState
 from surgery._tree import walk
 from surgery._types import Key, Leaf, Missing, Move, Path, TensorSpec, Tree
+from surgery._unwrap import without_wrappers
 
 __all__ = [
     "API",
@@ -43,6 +68,7 @@ __all__ = [
     "Bank",
     "Adapter",
     "AdapterError",
+    "Attributed",
     "Backend",
     "Box",
     "DType",
@@ -67,6 +93,7 @@ __all__ = [
     "PathError",
     "Problem",
     "Pull",
+    "REQUIRED",
     "Report",
     "Row",
     "RuleError",
@@ -79,9 +106,13 @@ __all__ = [
     "TensorSpec",
     "TrainingState",
     "Tree",
+    "WhereRules",
+    "attributes_of",
+    "backend_of",
     "build",
     "find_backend",
     "is_childless",
+    "is_array",
     "is_known",
     "is_lossless",
     "itemsize_in_memory",
@@ -99,4 +130,5 @@ __all__ = [
     "text_of",
     "unregister",
     "walk",
+    "without_wrappers",
 ]

@@ -16,13 +16,15 @@ from surgery.extend import (
     Move,
     NodeKind,
     Parts,
+    Path,
     Slots,
     TrainingState,
     Tree,
 )
 from surgery_torch._arrays import TORCH
-from surgery_torch._optim import is_optimizer_dict, torch_parts, torch_slots, write_training
+from surgery_torch._optim import is_optimizer_dict, torch_slots
 from surgery_torch._state_dict import module_tree, moved_metadata
+from surgery_torch._training import torch_parts, write_training
 
 
 class TorchAdapter(Adapter):
@@ -60,10 +62,10 @@ class TorchAdapter(Adapter):
     def is_optimizer_state(self, tree: Any, /) -> bool:
         return is_optimizer_dict(tree)
 
-    def move_attribute(self, name: str, value: Any, moves: Sequence[Move], /) -> Any:
+    def move_attribute(self, name: str, value: Any, moves: Sequence[Move], before: Sequence[Path], /) -> Any:
         if name != "_metadata" or not isinstance(value, Mapping):
             return NotImplemented
-        return moved_metadata(value, moves)
+        return moved_metadata(value, moves, before)
 
 
 ADAPTER = TorchAdapter()

@@ -58,7 +58,8 @@ class TorchBackend:
             storage = x.untyped_storage()
         except (RuntimeError, NotImplementedError):  # a subclass that wraps others
             return id(x)
-        return (storage._cdata, x.storage_offset(), tuple(x.shape), x.stride(), x.dtype)
+        lazily = (x.is_conj(), x.is_neg())  # views that change the values and not the place
+        return (storage._cdata, x.storage_offset(), tuple(x.shape), x.stride(), x.dtype, *lazily)
 
     def transpose(self, x: Leaf, axes: Sequence[int], /) -> Leaf:
         return x.detach().permute(tuple(axes))
@@ -99,6 +100,11 @@ class TorchBackend:
         """The elements bit for bit: narrow floats go through integers of the same width."""
         if x.is_meta:
             raise SpecError("a meta tensor has no data", hint="materialise the module first")
+        if x.layout is not torch.strided:
+            raise SpecError(
+                f"a tensor of layout {str(x.layout).removeprefix('torch.')} has no dense elements",
+                hint="use its to_dense(), or save it to a .pt file",
+            )
         plain = x.detach().resolve_conj().resolve_neg().cpu()
         spec = self.spec(x)
         try:

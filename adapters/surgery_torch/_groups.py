@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-import surgery as sg
-from surgery.extend import Report, Row, RuleError, spec_of
+from surgery.extend import REQUIRED, Report, Row, RuleError, WhereRules, spec_of, walk
 
 
 def param_groups(
@@ -27,8 +27,8 @@ def param_groups(
         the label as `name`. Nothing is changed in the module: `freeze` does that.
 
     Raises:
-        RuleError: a parameter matches no rule, a rule no parameter, or a label has no
-            options.
+        RuleError: a parameter matches no rule, a rule no parameter, a label has no
+            options, or options have no such label.
 
     >>> import torch, surgery as sg
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Linear(2, 3))
@@ -38,6 +38,11 @@ def param_groups(
     ['1.weight', '1.bias']
     """
     labels = _labels(module, rules, "param_groups")
+    known = {value for _, value in rules}
+    unused = sorted(repr(label) for label in options if label not in known)
+    if unused:
+        hint = "a label in options= is one of the values in rules"
+        raise RuleError(f"no rule gives the label {', '.join(unused)}", verb="param_groups", hint=hint)
     unknown = sorted({repr(label) for label in labels.values() if label not in options})
     if unknown:
         raise RuleError(
@@ -92,8 +97,9 @@ def freeze(module: nn.Module, rules: Sequence[tuple[Any, Any]], *, train: Any = 
 
 def _labels(module: nn.Module, rules: Sequence[tuple[Any, Any]], verb: str) -> dict[str, Any]:
     """Return the label of each parameter, under every name that it has."""
-    named = dict(module.named_parameters(remove_duplicate=False))
+    named = OrderedDict(module.named_parameters(remove_duplicate=False))
     if not named:
         raise RuleError("the module has no parameters", verb=verb)
-    flat = sg.flatten(sg.label(named, rules), sep=".")
-    return {name: flat[name] for name in named}
+    vars(named)["_metadata"] = {}  # so that it is read as the state_dict that it is part of
+    labels = WhereRules(rules, REQUIRED, verb).labels(walk(named))
+    return {".".join(map(str, path)): label for path, label in labels.items()}

@@ -1,4 +1,4 @@
-"""torch optimizer states in neutral form, and back into live optimizers by name."""
+"""torch optimizer states in neutral form, and back into a state_dict."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from surgery.extend import (
     AdapterError,
     Bank,
     Flat,
     Leaf,
-    Parts,
     Path,
     Problem,
     Slots,
     SpecError,
     StructureError,
-    TrainingState,
+    nearest,
     raise_problems,
     spec_of,
 )
@@ -32,7 +29,22 @@ CANONICAL = {
     "momentum_buffer": "trace",
 }
 NATIVE = {name: native for native, name in CANONICAL.items()}
-OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state", "opt")
+
+# A state_dict does not say which optimizer wrote it. These hyperparameters of a group do.
+KNOWN = {"adam": ("betas", "eps", "amsgrad"), "sgd": ("momentum", "dampening", "nesterov")}
+_NEEDED = {"adam": ("step", "exp_avg", "exp_avg_sq"), "sgd": ()}
+_OTHERS = {
+    "Adadelta": ("rho",),
+    "Adafactor": ("beta2_decay",),
+    "Adagrad": ("lr_decay", "initial_accumulator_value"),
+    "ASGD": ("lambd", "t0"),
+    "LBFGS": ("history_size",),
+    "Muon": ("ns_steps",),
+    "NAdam": ("momentum_decay",),
+    "RMSprop": ("alpha", "centered"),
+    "Rprop": ("etas", "step_sizes"),
+    "Adamax, RAdam or SparseAdam": ("betas", "eps"),
+}
 
 
 def is_optimizer_dict(tree: Any) -> bool:
@@ -40,22 +52,49 @@ def is_optimizer_dict(tree: Any) -> bool:
     return isinstance(tree, Mapping) and {"state", "param_groups"} <= tree.keys()
 
 
+def algorithm_of(group: Mapping[str, Any], name: str | None = None) -> str:
+    """Return the algorithm that a parameter group is for.
+
+    Args:
+        group: its hyperparameters.
+        name: the class of the optimizer, where there is a live one.
+
+    Raises:
+        AdapterError: it is none of those that are known here. Nothing is guessed from
+            slots of the same name: what they mean is the algorithm's to say.
+    """
+    for algorithm, keys in KNOWN.items():
+        if all(key in group for key in keys):
+            return algorithm
+    found = name or next((who for who, keys in _OTHERS.items() if all(key in group for key in keys)), None)
+    raise AdapterError(
+        f"the state of {found or 'this optimizer'} is not known here",
+        expected="Adam, AdamW or SGD",
+        found=", ".join(key for key in group if key not in ("params", "param_names")),
+        hint="take its params alone; its raw state is a tree that structure verbs can edit",
+    )
+
+
 def torch_slots(state: Mapping[str, Any], params: Flat) -> Slots:
     """Return a torch optimizer state in neutral form; its groups must name their parameters.
 
     Raises:
-        AdapterError: parameters are not named, or a slot is not known here.
+        AdapterError: parameters are not named, or an optimizer or slot is not known here.
         SpecError: a slot has another shape than its parameter.
-        StructureError: there is state for a parameter that is in no group.
+        StructureError: there is state for a parameter that is in no group, or too little
+            state for a parameter.
     """
     names = _names(state)
     problems: list[Problem] = []
-    orphans = [key for key in state["state"] if key not in names]
-    for key in orphans:
-        problems.append(Problem("there is state for a parameter in no group", str(key), error=StructureError))
-    banks = []
-    for n, group in enumerate(state["param_groups"]):
-        banks.append(_bank(n, group, state["state"], names, params, problems))
+    for key in state["state"]:
+        if key not in names:
+            problems.append(
+                Problem("there is state for a parameter in no group", str(key), error=StructureError)
+            )
+    banks = [
+        _Reading(n, group, state["state"], names, params, problems).bank()
+        for n, group in enumerate(state["param_groups"])
+    ]
     raise_problems("slots", problems)
     return Slots(tuple(banks), _Restorer(dict(state), names), params.structure)
 
@@ -71,48 +110,79 @@ def _names(state: Mapping[str, Any]) -> dict[Any, Path]:
                 hint="TrainingState.of(..., names=[...]) in the order of its groups; "
                 "or build optimizers with model.named_parameters()",
             )
+        if len(group["params"]) != len(group["param_names"]):
+            expected, found = f"{len(group['params'])} names", f"{len(group['param_names'])}"
+            raise AdapterError(
+                "a group has not as many names as parameters", verb="slots", expected=expected, found=found
+            )
         for number, name in zip(group["params"], group["param_names"], strict=True):
             out[number] = tuple(name.split("."))
+    if len(set(out.values())) < len(out):
+        seen: set[Path] = set()
+        twice = next(path for path in out.values() if path in seen or seen.add(path))  # type: ignore[func-returns-value]
+        raise StructureError(
+            "two parameters of the optimizer have one name", verb="slots", path=".".join(map(str, twice))
+        )
     return out
 
 
-def _bank(
-    n: int,
-    group: Mapping[str, Any],
-    states: Mapping[Any, Mapping[str, Any]],
-    names: Mapping[Any, Path],
-    params: Flat,
-    problems: list[Problem],
-) -> Bank:
-    slots: dict[str, dict[Path, Leaf]] = {}
-    counts: dict[Path, Leaf] = {}
-    members = [names[number] for number in group["params"]]
-    for number, path in zip(group["params"], members, strict=True):
-        text = ".".join(map(str, path))
-        if path not in params:
-            problems.append(
-                Problem("the optimizer names a parameter that is not there", text, error=StructureError)
-            )
-            continue
-        for key, value in states.get(number, {}).items():
-            if key == "step":
-                counts[path] = value
-            elif value is None:
+@dataclass
+class _Reading:
+    """One group of a state_dict while it is read into a bank."""
+
+    n: int
+    group: Mapping[str, Any]
+    states: Mapping[Any, Mapping[str, Any]]
+    names: Mapping[Any, Path]
+    params: Flat
+    problems: list[Problem]
+
+    def bank(self) -> Bank:
+        algorithm = algorithm_of(self.group)
+        slots: dict[str, dict[Path, Leaf]] = {}
+        counts: dict[Path, Leaf] = {}
+        for number in dict.fromkeys(self.group["params"]):
+            path, held = self.names[number], self.states.get(number, {})
+            text = ".".join(map(str, path))
+            if path not in self.params:
+                known = [".".join(map(str, other)) for other in self.params]
+                self.complain("the optimizer names a parameter that is not there", text, nearest(text, known))
                 continue
-            elif key not in CANONICAL:
-                hint = f"known: {', '.join(CANONICAL)}"
-                problems.append(
-                    Problem(f"the slot '{key}' is not known here", text, hint=hint, error=AdapterError)
-                )
-            elif spec_of(value).shape != spec_of(params[path]).shape:
-                expected, found = str(spec_of(params[path])), str(spec_of(value))
-                message = f"the slot '{key}' has another shape than its parameter"
-                problems.append(Problem(message, text, expected, found, error=SpecError))
-            else:
-                slots.setdefault(CANONICAL[key], {})[path] = value
-    algorithm = "adam" if "betas" in group else "sgd" if "momentum" in group else "unknown"
-    hyper = {key: value for key, value in group.items() if key not in ("params", "param_names")}
-    return Bank(f"group {n}", algorithm, tuple(members), slots, counts, hyper=hyper)
+            self.check_complete(algorithm, held, text)
+            for key, value in held.items():
+                if key == "step":
+                    counts[path] = value
+                elif value is not None:
+                    self.read_slot(key, value, path, text, slots)
+        hyper = {key: value for key, value in self.group.items() if key not in ("params", "param_names")}
+        members = tuple(self.names[number] for number in self.group["params"])
+        return Bank(f"group {self.n}", algorithm, members, slots, counts, hyper=hyper)
+
+    def complain(
+        self, what: str, text: str, hint: str | None = None, error: type[Any] = StructureError
+    ) -> None:
+        self.problems.append(Problem(what, text, hint=hint, error=error))
+
+    def check_complete(self, algorithm: str, held: Mapping[str, Any], text: str) -> None:
+        """Torch makes the state of a parameter when it has none at all; a part of it fails there later."""
+        needed = [*_NEEDED[algorithm], *(["max_exp_avg_sq"] if self.group.get("amsgrad") else [])]
+        missing = [key for key in needed if held and held.get(key) is None]
+        if missing:
+            shown = ", ".join(f"'{key}'" for key in missing)
+            self.complain(f"the optimizer keeps a part of its state, without {shown},", text)
+
+    def read_slot(
+        self, key: str, value: Any, path: Path, text: str, slots: dict[str, dict[Path, Leaf]]
+    ) -> None:
+        want, have = spec_of(self.params[path]), spec_of(value)
+        if key not in CANONICAL:
+            known = f"known: {', '.join(CANONICAL)}"
+            self.complain(f"the slot '{key}' is not known here", text, known, AdapterError)
+        elif have.shape != want.shape:
+            message = f"the slot '{key}' has another shape than its parameter"
+            self.problems.append(Problem(message, text, str(want), str(have), error=SpecError))
+        else:
+            slots.setdefault(CANONICAL[key], {})[path] = value
 
 
 @dataclass(frozen=True)
@@ -126,7 +196,7 @@ class _Restorer:
         numbers = {path: number for number, path in self.names.items()}
         members = [path for bank in slots.banks for path in bank.members]
         if set(members) != set(numbers):
-            numbers = {path: n for n, path in enumerate(members)}
+            numbers = {path: n for n, path in enumerate(dict.fromkeys(members))}
         states = {}
         for bank in slots.banks:
             for path in bank.members:
@@ -150,7 +220,7 @@ class _Restorer:
         return out
 
     def _group(self, group: Mapping[str, Any], bank: Bank, numbers: Mapping[Path, Any]) -> dict[str, Any]:
-        out = {**group, "params": [numbers[path] for path in bank.members]}
+        out = {**group, **bank.hyper, "params": [numbers[path] for path in bank.members]}
         if "param_names" in group:
             out["param_names"] = [".".join(map(str, path)) for path in bank.members]
         return out
@@ -175,92 +245,3 @@ def named(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         {**group, "param_names": [next(given) for _ in group["params"]]} for group in state["param_groups"]
     ]
     return {**state, "param_groups": groups}
-
-
-def live_names(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
-    """Return the names of an optimizer's parameters in the order of its groups, by identity.
-
-    Raises:
-        AdapterError: the optimizer updates a parameter that the module does not have.
-    """
-    known = {id(parameter): name for name, parameter in module.named_parameters()}
-    out = []
-    for n, group in enumerate(optimizer.param_groups):
-        for k, parameter in enumerate(group["params"]):
-            if id(parameter) not in known:
-                raise AdapterError(
-                    f"parameter {k} of group {n} is not a parameter of the module",
-                    verb="TrainingState.of",
-                    found=f"shape {list(parameter.shape)}",
-                    hint="the module it came from may have been replaced: build the optimizer again",
-                )
-            out.append(known[id(parameter)])
-    return out
-
-
-def torch_parts(source: Any, names: Sequence[str] | None) -> Parts | None:
-    """Return model and optimizer state of a live pair, a checkpoint, or a pair of trees."""
-    if isinstance(source, tuple) and len(source) == 2:
-        model, opt = source
-        if isinstance(model, torch.nn.Module) and isinstance(opt, torch.optim.Optimizer):
-            return Parts(model.state_dict(), named(opt.state_dict(), names or live_names(model, opt)))
-        if is_optimizer_dict(opt):
-            return Parts(model, opt if names is None else named(opt, names))
-        return None
-    if not isinstance(source, Mapping):
-        return None
-    key = next((key for key in OPTIMIZER_KEYS if is_optimizer_dict(source.get(key))), None)
-    if key is None:
-        return None
-    from surgery import unwrap
-
-    model, _ = unwrap({name: value for name, value in source.items() if name != key})
-    opt = source[key]
-    return Parts(model, opt if names is None else named(opt, names))
-
-
-def write_training(state: TrainingState, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write parameters, moments, counts and hyperparameters into live objects, by name.
-
-    Moments keep their dtype, and are copied: the optimizer's own loading would cast
-    them to the dtype of the parameters, and share memory with what it is given.
-
-    Raises:
-        StructureError: the optimizer has other groups than the state.
-    """
-    from surgery_torch._module import load_into
-
-    found = state.slots
-    if found is None:
-        load_into(module, state.params)
-        return
-    names = iter(live_names(module, optimizer))
-    live = [[next(names) for _ in group["params"]] for group in optimizer.param_groups]
-    wanted = [[".".join(map(str, path)) for path in bank.members] for bank in found.banks]
-    if [set(group) for group in live] != [set(group) for group in wanted]:
-        raise StructureError(
-            "the optimizer groups its parameters in another way than the state",
-            verb="write_into",
-            expected=str([len(group) for group in wanted]),
-            found=str([len(group) for group in live]),
-            hint="build the optimizer with the same groups",
-        )
-    load_into(module, state.params)
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    for bank, group in zip(found.banks, optimizer.param_groups, strict=True):
-        group.update({key: value for key, value in bank.hyper.items() if key in group})
-        for path in bank.members:
-            parameter = parameters[".".join(map(str, path))]
-            own: dict[str, Any] = {}
-            if path in bank.counts:
-                own["step"] = _copy(bank.counts[path], None)
-            for name, held in bank.slots.items():
-                if path in held:
-                    own[NATIVE[name]] = _copy(held[path], parameter.device)
-            optimizer.state[parameter] = own
-
-
-def _copy(value: Any, device: Any) -> Any:
-    if not isinstance(value, torch.Tensor):
-        return value
-    return value.detach().clone() if device is None else value.detach().clone().to(device)

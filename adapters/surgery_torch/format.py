@@ -24,6 +24,7 @@ from surgery.extend import (
     Key,
     Problem,
     Tree,
+    attributes_of,
     find_backend,
     kind_of,
     raise_problems,
@@ -52,7 +53,8 @@ class TorchFile(Format):
         if file.name.endswith(INDEX):
             return _load_sharded(file)
         tree = _read(file)
-        return FileTree.of(tree, file=str(file), format=self.name) if type(tree) is dict else tree
+        known = type(tree) in (dict, OrderedDict)
+        return FileTree.of(tree, file=str(file), format=self.name) if known else tree
 
     def save(self, tree: Tree, file: FilePath, /, *, metadata: Mapping[str, str]) -> None:
         """Write with torch.save. All tensors are in memory at once (torch knows no other way)."""
@@ -152,7 +154,11 @@ def _plain(node: Tree, path: tuple[Key, ...], problems: list[Problem], seen: dic
     if kind.family == "box":
         return _plain(children[BOX], path, problems, seen)
     inside = {key: _plain(child, (*path, key), problems, seen) for key, child in children.items()}
-    if type(node) in (list, tuple, OrderedDict):
+    if isinstance(node, OrderedDict):
+        out: OrderedDict[Any, Any] = OrderedDict(inside)
+        vars(out).update(attributes_of(kind, aux))
+        return out
+    if type(node) in (list, tuple):
         return kind.close(aux, inside)
     if kind.family == "mapping":
         return inside
