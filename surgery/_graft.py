@@ -82,7 +82,7 @@ def graft(
     target = editable(target, "graft")
     donor = extract(donor, donor_at) if donor_at else as_tree(donor)
     place = _place(target, at)
-    if rules is None and missing == "keep-target" and unexpected == mismatched == "error":
+    if rules is None and missing == "keep-target" and _is_one("unexpected", unexpected) and _is_one("mismatched", mismatched):
         quick = _graft_quickly(target, donor, place)
         if quick is not None:
             return quick
@@ -96,9 +96,12 @@ def graft(
 def _place(target: Tree, at: str | Path) -> Path:
     """Return the path that `at` means in the target, ints where the target has ints."""
     path = parse_path(at) if isinstance(at, str) else at
-    if not path:
-        return ()
-    return retyper({**walk(target)})(path)
+    node = target
+    for key in path:
+        if type(node) is not dict or key not in node:
+            return retyper(walk(target))(path)
+        node = node[key]
+    return path
 
 
 @dataclass
@@ -268,90 +271,20 @@ def _policies(status: str, policy: Any, flat: Flat) -> dict[Path, str]:
     return {path: ready.values[n] for path, n in ready.assign(flat, ties=False).items()}
 
 
-class _Irregular(Exception):
-    """The quick way meets what only the complete one can judge."""
-
-
 def _graft_quickly(target: Tree, donor: Tree, place: Path) -> tuple[Tree, Report] | None:
-    """Copy only the dicts on the way to grafted leaves; None where anything is out of the ordinary.
-
-    Costs what the donor has, not what the target has.
-    """
-    inside = donor
+    """Copy only the containers on the way to grafted leaves; None where anything is out of the ordinary."""
     for key in reversed(place):
-        inside = {key: inside}
-    if type(inside) is not dict or type(target) is not dict:
-        return None
-    replaced: list[Leaf] = []
-    rows: list[tuple[Path, Leaf]] = []
+        donor = {key: donor}
     try:
-        tree = _overlay(target, inside, (), replaced, rows)
-        if any(map(_may_be_shared, replaced)) and _is_tied(target, replaced):
-            return None
-    except _Irregular:
+        work = Overlay(target, donor)
+    except Irregular:
         return None
 
     def report() -> Iterator[Row]:
-        taken = {path: leaf for path, leaf in rows}
         for path, leaf in walk(target).items():
-            if path in taken:
-                yield Row("loaded", path, after=str(spec_of(taken[path])))
+            if path in work.taken:
+                yield Row("loaded", path, after=str(spec_of(work.taken[path])))
             else:
                 yield Row("missing", path, after=str(spec_of(leaf)), note=_MEANING["missing"]["keep-target"])
 
-    return tree, Report("graft", report, statuses=STATUSES)
-
-
-def _overlay(
-    target: dict[Key, Tree],
-    donor: dict[Key, Tree],
-    path: Path,
-    replaced: list[Leaf],
-    rows: list[tuple[Path, Leaf]],
-) -> dict[Key, Tree]:
-    if len(path) > DEEP or not donor or not all_plain(donor) or not (donor.keys() <= target.keys()):
-        raise _Irregular
-    out = target.copy()
-    for key, leaf in donor.items():
-        mine = target[key]
-        if type(leaf) is dict:
-            if type(mine) is not dict:
-                raise _Irregular
-            out[key] = _overlay(mine, leaf, (*path, key), replaced, rows)
-        elif type(leaf) is type(mine) and type(leaf) in OBJECT_LEAVES and hasattr(leaf, "dtype"):
-            if leaf.shape != mine.shape or leaf.dtype != mine.dtype:
-                raise _Irregular
-            if not backend_of(leaf).is_placed_like(leaf, mine):
-                raise _Irregular
-            out[key] = leaf
-            replaced.append(mine)
-            rows.append(((*path, key), leaf))
-        else:
-            raise _Irregular
-    return out
-
-
-def _may_be_shared(leaf: Leaf) -> bool:
-    """Whether anybody but one container and our own list refers to this object.
-
-    The count cannot miss a second name of a tied leaf, so a small one proves that
-    there is none, and a large one only means that the tree must be looked at.
-    """
-    return sys.getrefcount(leaf) > 4  # its dict, `replaced`, our argument, and that of getrefcount
-
-
-def _is_tied(target: Tree, replaced: Sequence[Leaf]) -> bool:
-    """Whether a replaced leaf stands under another name that keeps it."""
-    wanted = {id(leaf) for leaf in replaced}
-    count = 0
-    stack: list[Any] = [target]
-    while stack:
-        node = stack.pop()
-        for child in node.values():
-            if type(child) is dict:
-                stack.append(child)
-            elif id(child) in wanted:
-                count += 1
-            elif type(child) not in OBJECT_LEAVES:
-                raise _Irregular
-    return count != len(replaced)
+    return work.tree, Report("graft", report, sep=???, statuses=STATUSES)

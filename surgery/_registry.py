@@ -106,12 +106,12 @@ def kind_of(node: Tree) -> NodeKind | None:
     kind = _kinds.get(cls)
     if kind is None:
         kind = _find_kind(node)
-        if kind is None:
+        if kind is None and not hasattr(cls, "__surgery_report__"):  # a report is an error wherever it stands
             LEAF_TYPES.add(cls)
             backend = _backends.get(cls) or _own_backend(cls)
             if backend is None or backend.ties_by_object:
                 OBJECT_LEAVES.add(cls)
-        else:
+        elif kind is not None:
             _kinds[cls] = kind
     return kind
 

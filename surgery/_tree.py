@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from surgery._automaton import matcher, matches_nothing
 from surgery._errors import SHOWN, PathError, Problem, StructureError, nearest, raise_problems
 from surgery._gc import without_gc
+from surgery._joined import separator
 from surgery._modules import as_tree, editable
 from surgery._path import PLAIN, all_plain, parse_path, text_of
 from surgery._registry import LEAF_TYPES, kind_of, spec_of
-from surgery._structure import Structure, build
+from surgery._structure import BOX, Structure, build
 from surgery._ties import tie_groups
 from surgery._types import Flat, Leaf, Path, TensorSpec, Tree
-from surgery._walk import DEEP, Walk
+from surgery._walk import DEEP, Walk, as_leaf
 
 
 @without_gc
@@ -47,30 +48,47 @@ def flatten(tree: Tree, *, sep: str | None = None, joined: bool = True) -> Flat:
     >>> dict(flatten({"h": [1.0, 2.0]}, sep="/"))
     {'h/[0]': 1.0, 'h/[1]': 2.0}
     """
-    if sep is not None and sep not in ("/", "."):
-        raise PathError(f"{sep!r} is no separator", verb="flatten", expected="'/' or '.'")
+    _check_separator(sep, "flatten")
     tree = as_tree(tree)
     if sep is not None and type(tree) is dict:
-        texts: dict[str, Leaf] = {}
-        if _walk_text(tree, "", sep, texts, 0):
-            return Flat(texts, sep=sep)
+        texts = _flatten_text(tree, sep)
+        if texts is not None:
+            return texts
     flat = walk(tree, joined=joined)
     if sep is None:
         return flat
     return Flat({text_of(path, sep): leaf for path, leaf in flat.items()}, structure=flat.structure, sep=sep)
 
 
-def _walk_text(node: dict[Any, Tree], prefix: str, sep: str, out: dict[str, Leaf], depth: int) -> bool:
-    """Flatten nested exact dicts with plain keys to text; False where the tree is anything else."""
-    if not node or depth > DEEP or not all_plain(node):
+def _check_separator(sep: str | None, verb: str) -> None:
+    if sep is not None and sep not in ("/", "."):
+        raise PathError(f"{sep!r} is no separator", verb=verb, expected="'/' or '.'")
+
+
+def _parsed(text: Any, sep: str) -> Path:
+    if not isinstance(text, str):
+        expected = f"text with '{sep}' between the keys"
+        raise PathError("a key is no text", verb="unflatten", expected=expected, found=repr(text))
+    return parse_path(text, sep)
+
+
+@without_gc
+def _flatten_text(tree: dict[Any, Tree], sep: str) -> Flat | None:
+    """Flatten nested exact dicts with plain keys straight to text; None where the tree is anything else."""
+    texts = Flat(sep=sep)
+    return texts if _walk_text(tree, "", sep, texts, 0) else None
+
+
+def _walk_text(node: dict[Any, Tree], prefix: str, sep: str, out: dict[Any, Leaf], depth: int) -> bool:
+    if not node or depth > DEEP:
         return False
     for key, child in node.items():
+        if key not in PLAIN and not all_plain((key,)):
+            return False
         if type(child) is dict:
             if not _walk_text(child, prefix + key + sep, sep, out, depth + 1):
                 return False
-        elif type(child) in LEAF_TYPES:
-            out[prefix + key] = child
-        elif kind_of(child) is None:
+        elif type(child) in LEAF_TYPES or kind_of(child) is None and type(child) in LEAF_TYPES:
             out[prefix + key] = child
         else:
             return False
@@ -98,15 +116,17 @@ def unflatten(flat: Mapping[Any, Leaf], *, like: Tree | Flat | None = None, sep:
     >>> unflatten({"a/x": 1}, sep="/")
     {'a': {'x': 1}}
     """
+    _check_separator(sep, "unflatten")
     structure = flat.structure if isinstance(flat, Flat) else Structure()
     sep = sep or (flat.sep if isinstance(flat, Flat) else None)
     if like is None and not structure and sep is not None:
-        plain = _nest_text(flat, sep)
-        if plain is not None:
-            return plain
+        try:
+            return _nest_text(flat, sep)
+        except _NotPlain:
+            pass
     leaves: Mapping[Path, Leaf] = flat
     if sep is not None:
-        leaves = {parse_path(text, sep): leaf for text, leaf in flat.items()}
+        leaves = {_parsed(text, sep): leaf for text, leaf in flat.items()}
         if len(leaves) < len(flat):
             raise PathError("two texts name one path", verb="unflatten")
     if like is not None:
@@ -114,34 +134,62 @@ def unflatten(flat: Mapping[Any, Leaf], *, like: Tree | Flat | None = None, sep:
     return build(leaves, structure, verb="unflatten")
 
 
+class _NotPlain(Exception):
+    """Text that the quick way leaves to the general one, which parses it or names what is wrong."""
+
+
 @without_gc
-def _nest_text(flat: Mapping[str, Leaf], sep: str) -> Tree | None:
-    """Nest text keys without escapes; None where the general way must parse, or name a conflict."""
-    if dict in set(map(type, flat.values())):
-        return None
+def _nest_text(flat: Mapping[str, Leaf], sep: str) -> Tree:
+    """Nest text keys without escapes.
+
+    Neighbours share their parent, and often its parent too (`above`), so both are looked up
+    only when they change, and the one step between them is written out: with that, 1.5
+    times as fast as a descent per leaf.
+    """
+    if set(map(type, flat)) - {str} or dict in set(map(type, flat.values())):
+        raise _NotPlain
     root: dict[Any, Tree] = {}
-    last: str | None = None
-    node: Any = root
+    node, above = root, root
+    last = last_above = None
     for text, leaf in flat.items():
-        parent, _, key = text.rpartition(sep)
-        if parent != last:
-            keys = parent.split(sep) if parent else []
-            if not all_plain(keys):
-                return None
-            node = root
-            for one in keys:
-                if one in node:
-                    node = node[one]
-                    if type(node) is not dict:
-                        return None
-                else:
-                    child: dict[Any, Tree] = {}
-                    node[one] = node = child
+        parent, cut, key = text.rpartition(sep)
+        if not parent:
+            if cut:
+                raise _NotPlain  # "/a": its first key is empty
+            node, last = root, None
+        elif parent != last:
+            up, cut, name = parent.rpartition(sep)
+            if up != last_above:
+                above = _enter(root, up.split(sep)) if up or cut else root
+                last_above = up if up else None
+            if name in above:
+                node = above[name]
+                if type(node) is not dict:
+                    raise _NotPlain
+            elif name in PLAIN or all_plain((name,)):
+                node = above[name] = {}
+            else:
+                raise _NotPlain
             last = parent
         if key in node or (key not in PLAIN and not all_plain((key,))):
-            return None
+            raise _NotPlain
         node[key] = leaf
     return root
+
+
+def _enter(node: dict[Any, Tree], keys: Iterable[str]) -> dict[Any, Tree]:
+    """Return the dict at `keys`, made where there is none."""
+    for key in keys:
+        if key in node:
+            node = node[key]
+            if type(node) is not dict:
+                raise _NotPlain
+        elif key in PLAIN or all_plain((key,)):
+            child: dict[Any, Tree] = {}
+            node[key] = node = child
+        else:
+            raise _NotPlain
+    return node
 
 
 def _structure_like(like: Tree | Flat, leaves: Mapping[Path, Leaf]) -> Structure:
@@ -230,14 +278,38 @@ def map_with_path(fn: Callable[[Path, Leaf], Any], tree: Tree, *, where: Any = N
 
 
 def _map(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
-    if type(node) is dict and node and len(path) <= DEEP and all_plain(node):
-        out: dict[Any, Any] = {}
-        for key, child in node.items():
-            if type(child) in LEAF_TYPES:
-                out[key] = fn((*path, key), child)
-            else:
-                out[key] = _map(fn, child, (*path, key))
-        return out
+    """Map one node. `fn` must be called once per leaf, so names are known to be plain before its first call."""
+    if type(node) is not dict or len(path) > DEEP or not (PLAIN.issuperset(node) or all_plain(node)):
+        return _map_other(fn, node, path)
+    out: dict[Any, Any] = {}
+    for key, child in node.items():
+        if type(child) is dict:
+            out[key] = _map(fn, child, path + (key,))  # noqa: RUF005 (twice as fast as unpacking)
+        elif type(child) in LEAF_TYPES:
+            out[key] = fn(path + (key,), child)  # noqa: RUF005
+        else:
+            out[key] = _map_other(fn, child, path + (key,))  # noqa: RUF005
+    return out
+
+
+def _map_other(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
+    """Map a container of any kind, or a leaf."""
+    kind = kind_of(node)
+    if kind is None:
+        return fn(path, as_leaf(node, path))
+    aux, children = kind.open(node)
+    if kind.family == "box":
+        return kind.close(aux, {BOX: _map(fn, children[BOX], path)})
+    if len(path) > DEEP or (kind.family == "mapping" and separator(children) is not None):
+        return _map_flat(fn, node, path)
+    out: dict[Any, Any] = {}
+    for key, child in children.items():
+        out[key] = _map(fn, child, (*path, key))
+    return kind.close(aux, out)
+
+
+def _map_flat(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
+    """Map where the paths are not those of the containers, or too many for recursion."""
     found = Walk(joined=True)
     found.tree(node, path)
     depth = len(path)
