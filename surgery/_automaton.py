@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from surgery._errors import RuleError, nearest
-from surgery._path import split_text, text_of
+from surgery._path import PLAIN, split_text, text_of
 from surgery._pattern import Pattern, parse_pattern, pattern_of
 from surgery._types import Key, Leaf, Path
 
@@ -33,10 +33,13 @@ class State:
 
     Attributes:
         first: the first pattern that matches a path ending here, else `NONE`.
+        matching: all that do.
         dead: no pattern can match anything below.
+        next: the state after one more key that is plain text; those met so far.
+        others: the same after any other str or int.
     """
 
-    __slots__ = ("dead", "first", "items", "matching", "next")
+    __slots__ = ("dead", "first", "items", "matching", "next", "others")
 
     def __init__(self, items: frozenset[tuple[int, int]], matching: tuple[int, ...]) -> None:
         self.items = items
@@ -44,6 +47,7 @@ class State:
         self.first = matching[0] if matching else NONE
         self.dead = not items
         self.next: dict[Key, State] = {}
+        self.others: dict[Key, State] = {}
 
 
 NONE = 1 << 60  # sorts after every rule
@@ -96,8 +100,9 @@ class Matcher:
         """Return the state after one more key."""
         if type(key) is not str and type(key) is not int:
             return self._advance(state, key)  # True == 1 == 1.0: these would share a memo entry
+        memo = state.next if key in PLAIN else state.others
         try:
-            return state.next[key]
+            return memo[key]
         except KeyError:
             pass
         after = self._advance(state, key)
@@ -105,7 +110,7 @@ class Matcher:
         if self._steps > _MEMO_LIMIT:
             self._forget()
         else:
-            state.next[key] = after
+            memo[key] = after
         return after
 
     def first(self, path: Path, leaf: Leaf) -> int:
@@ -179,6 +184,7 @@ class Matcher:
         self._steps = 0
         for state in self._states.values():
             state.next.clear()
+            state.others.clear()
 
 
 def compile_where(where: Where, verb: str) -> Pattern | Predicate:

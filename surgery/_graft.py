@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,20 +12,21 @@ from surgery._errors import SHOWN, Problem, RuleError, SpecError, StructureError
 from surgery._flat import Flat
 from surgery._joined import is_opaque
 from surgery._modules import as_tree, editable
+from surgery._overlay import Overlay
 from surgery._partition import Rules as WhereRuleList
-from surgery._path import all_plain, parse_path, text_of
+from surgery._path import parse_path, text_of
 from surgery._place import place_like
 from surgery._plan import make_plan
 from surgery._planning import retyper
-from surgery._registry import OBJECT_LEAVES, backend_of, find_backend, is_array, spec_of
+from surgery._registry import backend_of, find_backend, is_array, spec_of
 from surgery._report import Report, Row
 from surgery._rules import Rules
 from surgery._select import extract
 from surgery._structure import build
 from surgery._ties import tie_groups
 from surgery._tree import walk
-from surgery._types import Key, Leaf, Path, Tree
-from surgery._walk import DEEP
+from surgery._types import Leaf, Path, Tree
+from surgery._walk import Irregular
 
 Policy: TypeAlias = "str | Sequence[tuple[Where, str]]"
 
@@ -98,10 +98,13 @@ def graft(
 def _place(target: Tree, at: str | Path) -> Path:
     """Return the path that `at` means in the target, with digit keys of the type they have there."""
     path = parse_path(at) if isinstance(at, str) else at
-    if not path:
-        return ()
-    found = walk(target)
-    return retyper(found, found)(path)
+    node = target
+    for key in path:
+        if type(node) is not dict or key not in node:
+            found = walk(target)
+            return retyper(found, found)(path)
+        node = node[key]
+    return path
 
 
 @dataclass
@@ -274,90 +277,20 @@ def _policies(status: str, policy: Any, flat: Flat) -> dict[Path, str]:
     return {path: ready.values[n] for path, n in ready.assign(flat, ties=False).items()}
 
 
-class _Irregular(Exception):
-    """The quick way meets what only the complete one can judge."""
-
-
 def _graft_quickly(target: Tree, donor: Tree, place: Path) -> tuple[Tree, Report] | None:
-    """Copy only the dicts on the way to grafted leaves; None where anything is out of the ordinary.
-
-    Costs what the donor has, not what the target has.
-    """
-    inside = donor
+    """Copy only the containers on the way to grafted leaves; None where anything is out of the ordinary."""
     for key in reversed(place):
-        inside = {key: inside}
-    if type(inside) is not dict or type(target) is not dict:
-        return None
-    replaced: list[Leaf] = []
-    rows: list[tuple[Path, Leaf]] = []
+        donor = {key: donor}
     try:
-        tree = _overlay(target, inside, (), replaced, rows)
-        if any(map(_may_be_shared, replaced)) and _is_tied(target, replaced):
-            return None
-    except _Irregular:
+        work = Overlay(target, donor)
+    except Irregular:
         return None
 
     def report() -> Iterator[Row]:
-        taken = {path: leaf for path, leaf in rows}
         for path, leaf in walk(target).items():
-            if path in taken:
-                yield Row("loaded", path, after=str(spec_of(taken[path])))
+            if path in work.taken:
+                yield Row("loaded", path, after=str(spec_of(work.taken[path])))
             else:
                 yield Row("missing", path, after=str(spec_of(leaf)), note=_MEANING["missing"]["keep-target"])
 
-    return tree, Report("graft", report, statuses=STATUSES)
-
-
-def _overlay(
-    target: dict[Key, Tree],
-    donor: dict[Key, Tree],
-    path: Path,
-    replaced: list[Leaf],
-    rows: list[tuple[Path, Leaf]],
-) -> dict[Key, Tree]:
-    if len(path) > DEEP or not donor or not all_plain(donor) or not (donor.keys() <= target.keys()):
-        raise _Irregular
-    out = target.copy()
-    for key, leaf in donor.items():
-        mine = target[key]
-        if type(leaf) is dict:
-            if type(mine) is not dict:
-                raise _Irregular
-            out[key] = _overlay(mine, leaf, (*path, key), replaced, rows)
-        elif type(leaf) is type(mine) and type(leaf) in OBJECT_LEAVES and hasattr(leaf, "dtype"):
-            if leaf.shape != mine.shape or leaf.dtype != mine.dtype:
-                raise _Irregular
-            if not backend_of(leaf).is_placed_like(leaf, mine):
-                raise _Irregular
-            out[key] = leaf
-            replaced.append(mine)
-            rows.append(((*path, key), leaf))
-        else:
-            raise _Irregular
-    return out
-
-
-def _may_be_shared(leaf: Leaf) -> bool:
-    """Whether anybody but one container and our own list refers to this object.
-
-    The count cannot miss a second name of a tied leaf, so a small one proves that
-    there is none, and a large one only means that the tree must be looked at.
-    """
-    return sys.getrefcount(leaf) > 4  # its dict, `replaced`, our argument, and that of getrefcount
-
-
-def _is_tied(target: Tree, replaced: Sequence[Leaf]) -> bool:
-    """Whether a replaced leaf stands under another name that keeps it."""
-    wanted = {id(leaf) for leaf in replaced}
-    count = 0
-    stack: list[Any] = [target]
-    while stack:
-        node = stack.pop()
-        for child in node.values():
-            if type(child) is dict:
-                stack.append(child)
-            elif id(child) in wanted:
-                count += 1
-            elif type(child) not in OBJECT_LEAVES:
-                raise _Irregular
-    return count != len(replaced)
+    return work.tree, Report("graft", report, statuses=STATUSES)

@@ -5,23 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from surgery._automaton import NONE, Matcher, State, Where, check_twins, matcher
+from surgery._automaton import NONE, Matcher, Where, check_twins, matcher
+from surgery._division import HOLE, Division
 from surgery._errors import Problem, RuleError, raise_problems
 from surgery._flat import Flat
-from surgery._gc import without_gc
 from surgery._modules import as_tree, editable
-from surgery._path import all_plain, text_of
-from surgery._registry import OBJECT_LEAVES, kind_of
+from surgery._path import text_of
 from surgery._select import require
 from surgery._structure import build
 from surgery._ties import tie_groups, treated_differently
 from surgery._tree import walk
-from surgery._types import Key, Leaf, Missing, Path, Tree
-from surgery._walk import DEEP
+from surgery._types import Leaf, Path, Tree
+from surgery._walk import Irregular
 
 WhereRules: TypeAlias = "Sequence[tuple[Where, Any]]"
-
-HOLE = Missing()
 
 
 class Required:
@@ -68,7 +65,12 @@ class Rules:
                 one tied tensor get different values.
         """
         rules = self.matcher
-        found = {path: rules.first(path, leaf) for path, leaf in flat.items()}
+        found: dict[Path, int] = {}
+        used: set[int] = set()
+        for path, leaf in flat.items():
+            hits = [*rules.all(path, leaf)]
+            found[path] = hits[0] if hits else NONE
+            used.update(hits)
         sep = flat.structure.sep
         problems = [
             Problem(
@@ -81,18 +83,14 @@ class Rules:
             if n not in self.values
         ]
         raise_problems(self.verb, problems, of=f"{len(flat)} leaves")
-        used = {n for path, leaf in flat.items() for n in rules.all(path, leaf)}
         require(rules, used, self.verb, flat)
         check_twins(rules, flat)
         if ties:
-            shown = {path: repr(self.values[n]) for path, n in found.items()}
-            unlike = (treated_differently(group, shown, sep) for group in tie_groups(flat))
+            groups = tie_groups(flat)
+            shown = {path: repr(self.values[found[path]]) for group in groups for path in group}
+            unlike = (treated_differently(group, shown, sep) for group in groups)
             raise_problems(self.verb, [problem for problem in unlike if problem is not None])
         return found
-
-
-class _Irregular(Exception):
-    """Something that the fast walk leaves to the general way, which also explains errors."""
 
 
 def label(tree: Tree, rules: WhereRules | Mapping[Where, Any], *, default: Any = REQUIRED) -> Tree:
@@ -116,10 +114,11 @@ def label(tree: Tree, rules: WhereRules | Mapping[Where, Any], *, default: Any =
     tree = as_tree(tree)
     ready = Rules(rules, default, "label")
     try:
-        return _FastWalk(ready, 1).label(tree)
-    except _Irregular:
-        flat = walk(tree)
-        return build(ready.labels(flat), flat.structure, verb="label")
+        return Division(ready.matcher, ready.values).label(tree)
+    except Irregular:
+        pass
+    flat = walk(tree)
+    return build(ready.labels(flat), flat.structure, verb="label")
 
 
 def partition(
@@ -139,14 +138,15 @@ def partition(
     tree = editable(tree, "partition")
     ready = Rules(rules, default, "partition")
     values = list(dict.fromkeys(ready.values.values()))
-    if values and type(tree) is dict:
-        try:
-            parts = _FastWalk(ready, len(values)).parts(tree)
-            return dict(zip(values, parts, strict=True))
-        except _Irregular:
-            pass
+    number = {value: k for k, value in enumerate(values)}
+    place = {n: number[value] for n, value in ready.values.items()}
+    try:
+        parts = Division(ready.matcher, place).parts(tree, len(values))
+        return dict(zip(values, parts, strict=True))
+    except Irregular:
+        pass
     flat = walk(tree)
-    found = {path: ready.values[n] for path, n in ready.assign(flat).items()}
+    found = ready.labels(flat)
     return {
         value: build(
             {path: leaf if found[path] == value else HOLE for path, leaf in flat.items()},
@@ -155,94 +155,3 @@ def partition(
         )
         for value in values
     }
-
-
-class _FastWalk:
-    """Label or part nested exact dicts in one walk; anything else is `_Irregular`.
-
-    Holds what must be checked after the walk: which rules were used, and whether
-    any two leaves are one object.
-    """
-
-    def __init__(self, rules: Rules, count: int) -> None:
-        if rules.matcher.tests or rules.matcher.doubtful:
-            raise _Irregular
-        self.rules = rules
-        self.count = count
-        self.values = rules.values
-        self.ends: set[State] = set()
-        self.ids: list[int] = []
-
-    @without_gc
-    def label(self, tree: Tree) -> Tree:
-        if type(tree) is not dict:
-            raise _Irregular
-        out = self._label(tree, self.rules.matcher.start, 0)
-        self._check()
-        return out
-
-    @without_gc
-    def parts(self, tree: Tree) -> list[Tree]:
-        values = list(dict.fromkeys(self.values.values()))
-        place = {n: values.index(value) for n, value in self.values.items()}
-        out = self._parts(tree, self.rules.matcher.start, 0, place)
-        self._check()
-        return out
-
-    def _check(self) -> None:
-        patterns = self.rules.matcher.patterns
-        required = {n for n, pattern in patterns.items() if not pattern.optional}
-        used = {n for state in self.ends for n in state.matching}
-        if not required <= used or len(set(self.ids)) < len(self.ids):
-            raise _Irregular
-
-    def _label(self, node: dict[Key, Tree], state: State, depth: int) -> dict[Key, Tree]:
-        if depth > DEEP or not all_plain(node):
-            raise _Irregular
-        out: dict[Key, Tree] = {}
-        step, steps, values = self.rules.matcher.step, state.next, self.values
-        ends, seen = self.ends.add, self.ids.append
-        for key, child in node.items():
-            if type(key) is not str:
-                raise _Irregular
-            after = steps[key] if key in steps else step(state, key)
-            if type(child) is dict:
-                out[key] = self._label(child, after, depth + 1)
-            elif type(child) in OBJECT_LEAVES or self._is_simple_leaf(child):
-                n = after.first
-                if n not in values:
-                    raise _Irregular
-                out[key] = values[n]
-                ends(after)
-                seen(id(child))
-        return out
-
-    def _parts(
-        self, node: dict[Key, Tree], state: State, depth: int, place: Mapping[int, int]
-    ) -> list[dict[Key, Tree]]:
-        if depth > DEEP or not all_plain(node):
-            raise _Irregular
-        outs: list[dict[Key, Tree]] = [dict.fromkeys(node, HOLE) for _ in range(self.count)]
-        step, steps = self.rules.matcher.step, state.next
-        ends, seen = self.ends.add, self.ids.append
-        for key, child in node.items():
-            if type(key) is not str:
-                raise _Irregular
-            after = steps[key] if key in steps else step(state, key)
-            if type(child) is dict:
-                for out, part in zip(outs, self._parts(child, after, depth + 1, place), strict=True):
-                    out[key] = part
-            elif type(child) in OBJECT_LEAVES or self._is_simple_leaf(child):
-                n = after.first
-                if n not in place:
-                    raise _Irregular
-                outs[place[n]][key] = child
-                ends(after)
-                seen(id(child))
-        return outs
-
-    def _is_simple_leaf(self, child: Tree) -> bool:
-        """Whether this is a leaf tied by identity alone, seen for the first time; else `_Irregular`."""
-        if kind_of(child) is None and type(child) in OBJECT_LEAVES:
-            return True
-        raise _Irregular

@@ -115,7 +115,7 @@ def kind_of(node: Tree) -> NodeKind | None:
             backend = _backends.get(cls) or _own_backend(cls)
             if backend is None or backend.ties_by_object:
                 OBJECT_LEAVES.add(cls)
-        else:
+        elif kind is not None:
             _kinds[cls] = kind
     return kind
 

@@ -12,10 +12,11 @@ from surgery._gc import without_gc
 from surgery._modules import as_tree, editable
 from surgery._path import PLAIN, all_plain, parse_path, text_of
 from surgery._registry import LEAF_TYPES, kind_of, spec_of
-from surgery._structure import Structure, build, check_tuples
+from surgery._structure import BOX, Structure, build, check_tuples
+from surgery._text import NotPlain, flatten_text, nest_text
 from surgery._ties import tie_groups
 from surgery._types import Leaf, Path, TensorSpec, Tree
-from surgery._walk import DEEP, Walk
+from surgery._walk import DEEP, Walk, as_leaf, separator_of
 
 
 @without_gc
@@ -48,36 +49,28 @@ def flatten(tree: Tree, *, sep: str | None = None, joined: bool = True) -> Flat:
     >>> dict(flatten({"h": [1.0, 2.0]}, sep="/"))
     {'h/[0]': 1.0, 'h/[1]': 2.0}
     """
-    if sep is not None and sep not in ("/", "."):
-        raise PathError(f"{sep!r} is no separator", verb="flatten", expected="'/' or '.'")
+    _check_separator(sep, "flatten")
     tree = as_tree(tree)
     if sep is not None and type(tree) is dict:
-        texts: dict[str, Leaf] = {}
-        if _walk_text(tree, "", sep, texts, 0):
-            return Flat(texts, sep=sep)
+        texts = flatten_text(tree, sep)
+        if texts is not None:
+            return texts
     flat = walk(tree, joined=joined)
     if sep is None:
         return flat
     return Flat({text_of(path, sep): leaf for path, leaf in flat.items()}, structure=flat.structure, sep=sep)
 
 
-def _walk_text(node: dict[Any, Tree], prefix: str, sep: str, out: dict[str, Leaf], depth: int) -> bool:
-    """Flatten nested exact dicts with plain keys to text; False where the tree is anything else."""
-    if not node or depth > DEEP or not all_plain(node):
-        return False
-    for key, child in node.items():
-        if type(key) is not str:  # an enum that equals its text does not print as it
-            return False
-        if type(child) is dict:
-            if not _walk_text(child, prefix + key + sep, sep, out, depth + 1):
-                return False
-        elif type(child) in LEAF_TYPES:
-            out[prefix + key] = child
-        elif kind_of(child) is None and type(child) in LEAF_TYPES:
-            out[prefix + key] = child
-        else:
-            return False
-    return True
+def _check_separator(sep: str | None, verb: str) -> None:
+    if sep is not None and sep not in ("/", "."):
+        raise PathError(f"{sep!r} is no separator", verb=verb, expected="'/' or '.'")
+
+
+def _parsed(text: Any, sep: str) -> Path:
+    if not isinstance(text, str):
+        expected = f"text with '{sep}' between the keys"
+        raise PathError("a key is no text", verb="unflatten", expected=expected, found=repr(text))
+    return parse_path(text, sep)
 
 
 def unflatten(flat: Mapping[Any, Leaf], *, like: Tree | Flat | None = None, sep: str | None = None) -> Tree:
@@ -101,53 +94,23 @@ def unflatten(flat: Mapping[Any, Leaf], *, like: Tree | Flat | None = None, sep:
     >>> unflatten({"a/x": 1}, sep="/")
     {'a': {'x': 1}}
     """
+    _check_separator(sep, "unflatten")
     structure = flat.structure if isinstance(flat, Flat) else Structure()
     sep = sep or (flat.sep if isinstance(flat, Flat) else None)
     if like is None and not structure and sep is not None:
-        plain = _nest_text(flat, sep)
-        if plain is not None:
-            return plain
+        try:
+            return nest_text(flat, sep)
+        except NotPlain:
+            pass
     leaves: Mapping[Path, Leaf] = flat
     if sep is not None:
-        leaves = {parse_path(text, sep): leaf for text, leaf in flat.items()}
+        leaves = {_parsed(text, sep): leaf for text, leaf in flat.items()}
         if len(leaves) < len(flat):
             raise PathError("two texts name one path", verb="unflatten")
     check_tuples(leaves, "unflatten")
     if like is not None:
         structure = _structure_like(like, leaves)
     return build(leaves, structure, verb="unflatten")
-
-
-@without_gc
-def _nest_text(flat: Mapping[str, Leaf], sep: str) -> Tree | None:
-    """Nest text keys without escapes; None where the general way must parse, or name a conflict."""
-    if dict in set(map(type, flat.values())):
-        return None
-    root: dict[Any, Tree] = {}
-    last: str | None = None
-    node: Any = root
-    for text, leaf in flat.items():
-        parent, cut, key = text.rpartition(sep)
-        if cut and not parent:
-            return None
-        if parent != last:
-            keys = parent.split(sep) if parent else []
-            if not all_plain(keys):
-                return None
-            node = root
-            for one in keys:
-                if one in node:
-                    node = node[one]
-                    if type(node) is not dict:
-                        return None
-                else:
-                    child: dict[Any, Tree] = {}
-                    node[one] = node = child
-            last = parent
-        if key in node or (key not in PLAIN and not all_plain((key,))):
-            return None
-        node[key] = leaf
-    return root
 
 
 def _structure_like(like: Tree | Flat, leaves: Mapping[Path, Leaf]) -> Structure:
@@ -239,14 +202,38 @@ def map_with_path(fn: Callable[[Path, Leaf], Any], tree: Tree, *, where: Any = N
 
 
 def _map(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
-    if type(node) is dict and node and len(path) <= DEEP and all_plain(node):
-        out: dict[Any, Any] = {}
-        for key, child in node.items():
-            if type(child) in LEAF_TYPES:
-                out[key] = fn((*path, key), child)
-            else:
-                out[key] = _map(fn, child, (*path, key))
-        return out
+    """Map one node. `fn` must be called once per leaf, so names are known to be plain before its first call."""
+    if type(node) is not dict or len(path) > DEEP or not (PLAIN.issuperset(node) or all_plain(node)):
+        return _map_other(fn, node, path)
+    out: dict[Any, Any] = {}
+    for key, child in node.items():
+        if type(child) is dict:
+            out[key] = _map(fn, child, path + (key,))  # noqa: RUF005 (twice as fast as unpacking)
+        elif type(child) in LEAF_TYPES:
+            out[key] = fn(path + (key,), child)  # noqa: RUF005
+        else:
+            out[key] = _map_other(fn, child, path + (key,))  # noqa: RUF005
+    return out
+
+
+def _map_other(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
+    """Map a container of any kind, or a leaf."""
+    kind = kind_of(node)
+    if kind is None:
+        return fn(path, as_leaf(node, path))
+    aux, children = kind.open(node)
+    if kind.family == "box":
+        return kind.close(aux, {BOX: _map(fn, children[BOX], path)})
+    if len(path) > DEEP or separator_of(kind, aux, children) is not None:
+        return _map_flat(fn, node, path)
+    out: dict[Any, Any] = {}
+    for key, child in children.items():
+        out[key] = _map(fn, child, (*path, key))
+    return kind.close(aux, out)
+
+
+def _map_flat(fn: Callable[[Path, Leaf], Any], node: Tree, path: Path) -> Tree:
+    """Map where the paths are not those of the containers, or too many for recursion."""
     found = Walk(joined=True)
     found.tree(node, path)
     leaves = {at: fn(at, leaf) for at, leaf in found.leaves.items()}

@@ -7,19 +7,23 @@ stack of its own, so that the depth of a tree is bounded by memory alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from surgery._errors import StructureError
 from surgery._flat import Flat
 from surgery._joined import is_opaque, separator, split_name
 from surgery._nodes import DICT
-from surgery._path import all_plain, text_of
+from surgery._path import PLAIN, all_plain, text_of
 from surgery._registry import LEAF_TYPES, kind_of
 from surgery._structure import BOX, Node, NodeKind, Structure, attributes_of
 from surgery._types import Key, Leaf, Path, Tree
 
 DEEP = 200  # levels that are walked by recursion
+
+
+class Irregular(Exception):
+    """Something that a short way leaves to the general one, which also explains errors."""
 
 
 class Walk:
@@ -38,7 +42,7 @@ class Walk:
             return self._dict(node, path)
         kind = kind_of(node)
         if kind is None:
-            self.leaves[path] = _leaf(node, path)
+            self.leaves[path] = as_leaf(node, path)
             return True
         if len(path) > DEEP:
             return self._deep(node, path)
@@ -46,24 +50,37 @@ class Walk:
         return self._children(kind, aux, children, path)
 
     def _dict(self, node: dict[Key, Tree], path: Path) -> bool:
+        """Walk an exact dict. Any call per node or per leaf is felt here: hence the loop with nothing in it."""
         if len(path) > DEEP:
             return self._deep(node, path)
-        if not node or not all_plain(node):
+        if not node:
             return self._children(DICT, None, node, path)
         leaves = self.leaves
-        leaf_types = LEAF_TYPES
         barren = 0
         for key, child in node.items():
+            if key not in PLAIN and not all_plain((key,)):
+                self._undo(path)
+                return self._children(DICT, None, node, path)
             if type(child) is dict:
                 if not self._dict(child, path + (key,)):  # noqa: RUF005 (twice as fast as unpacking)
                     barren += 1
-            elif type(child) in leaf_types:
+            elif type(child) in LEAF_TYPES:
                 leaves[path + (key,)] = child  # noqa: RUF005
-            elif not self.tree(child, (*path, key)):
+            elif not self.tree(child, path + (key,)):  # noqa: RUF005
                 barren += 1
         if barren:  # a child that no leaf stands for: the order of all of them must be remembered
             self.structure.add(path, Node(DICT, None, tuple(node)))
         return barren < len(node)
+
+    def _undo(self, path: Path) -> None:
+        """Forget what was recorded below `path`: a later key shows that the names there may be joined."""
+        depth = len(path)
+        for record in (self.leaves, self.structure):
+            while record:
+                last = next(reversed(record))
+                if len(last) <= depth or last[:depth] != path:
+                    break
+                del record[last]
 
     def _children(self, kind: NodeKind, aux: Any, children: dict[Key, Tree], path: Path) -> bool:
         """Walk the children of any container, and record it where paths alone do not imply it."""
@@ -90,7 +107,7 @@ class Walk:
             at, current, opaque = stack.pop()
             kind = None if opaque else kind_of(current)
             if kind is None:
-                self.leaves[at] = _leaf(current, at)
+                self.leaves[at] = as_leaf(current, at)
                 while len(at) >= len(path) and at not in fertile:
                     fertile.add(at)
                     at = at[:-1]
@@ -115,9 +132,14 @@ class Walk:
         return path in fertile
 
     def _separator(self, kind: NodeKind, aux: Any, children: dict[Key, Tree]) -> str | None:
-        if not (self.joined and children and kind.family == "mapping"):
-            return None
-        return separator(children, attributes_of(kind, aux))
+        return separator_of(kind, aux, children) if self.joined else None
+
+
+def separator_of(kind: NodeKind, aux: Any, children: Mapping[Key, Tree]) -> str | None:
+    """Return what joins the names of a container's children, or None if they are single keys."""
+    if not children or kind.family != "mapping":
+        return None
+    return separator(children, attributes_of(kind, aux))
 
 
 def _below(path: Path, children: dict[Key, Tree], sep: str | None) -> Iterator[tuple[Path, Tree, bool]]:
@@ -130,7 +152,12 @@ def _below(path: Path, children: dict[Key, Tree], sep: str | None) -> Iterator[t
             yield path + split_name(str(key), sep), child, is_opaque(str(key))
 
 
-def _leaf(node: Any, path: Path) -> Leaf:
+def as_leaf(node: Any, path: Path) -> Leaf:
+    """Return what stands at `path` if it may be a leaf.
+
+    Raises:
+        StructureError: it is a report, so somebody forgot that a verb returns a pair.
+    """
     if getattr(type(node), "__surgery_report__", False):
         raise StructureError(
             "a report stands where a leaf is expected",
