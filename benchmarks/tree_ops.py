@@ -22,7 +22,7 @@ from _rounds import Case, Figure, compare, count_of, finish, machine, print_figu
 from _trees import adam_state, as_regex, every, rules, transformer
 
 import surgery as sg
-from surgery import _automaton, _path, _pattern
+from surgery._paths import automaton, path, pattern
 
 jtu = jax.tree_util
 Tree = Any
@@ -98,9 +98,9 @@ def mapping(tree: Tree, size: str) -> Iterator[Case]:
 
 def forget_rules() -> None:
     """Make the next labelling a first one."""
-    _automaton._matcher_of_texts.cache_clear()
-    _pattern.parse_pattern.cache_clear()
-    _path.PLAIN.clear()
+    automaton._matcher_of_texts.cache_clear()
+    pattern.parse_pattern.cache_clear()
+    path.PLAIN.clear()
 
 
 def labelling(tree: Tree, size: str) -> Iterator[Case]:

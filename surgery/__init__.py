@@ -15,11 +15,6 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from surgery import ops as ops
     from surgery import testing as testing
-    from surgery._convert import convert as convert
-    from surgery._diff import diff as diff
-    from surgery._diff import equal as equal
-    from surgery._edit import rename as rename
-    from surgery._edit import transform as transform
     from surgery._errors import AdapterError as AdapterError
     from surgery._errors import FileError as FileError
     from surgery._errors import PathError as PathError
@@ -27,65 +22,70 @@ if TYPE_CHECKING:
     from surgery._errors import SpecError as SpecError
     from surgery._errors import StructureError as StructureError
     from surgery._errors import SurgeryError as SurgeryError
-    from surgery._files import load as load
-    from surgery._files import realize as realize
-    from surgery._files import save as save
-    from surgery._flat import Flat as Flat
-    from surgery._format import FileTree as FileTree
-    from surgery._graft import graft as graft
-    from surgery._merge import merge as merge
-    from surgery._partition import label as label
-    from surgery._partition import partition as partition
-    from surgery._plan import Plan as Plan
-    from surgery._plan import plan as plan
-    from surgery._recipes import Recipe as Recipe
-    from surgery._recipes import recipe as recipe
-    from surgery._recipes import recipes as recipes
+    from surgery._files.convert import convert as convert
+    from surgery._files.files import load as load
+    from surgery._files.files import realize as realize
+    from surgery._files.files import save as save
+    from surgery._files.format import FileTree as FileTree
+    from surgery._plans.edit import rename as rename
+    from surgery._plans.edit import transform as transform
+    from surgery._plans.graft import graft as graft
+    from surgery._plans.plan import Plan as Plan
+    from surgery._plans.plan import plan as plan
+    from surgery._plans.recipes import Recipe as Recipe
+    from surgery._plans.recipes import recipe as recipe
+    from surgery._plans.recipes import recipes as recipes
     from surgery._report import Report as Report
-    from surgery._rules import Rule as Rule
-    from surgery._select import drop as drop
-    from surgery._select import extract as extract
-    from surgery._select import matches as matches
-    from surgery._select import select as select
-    from surgery._slots import Slots as Slots
-    from surgery._slots import restore as restore
-    from surgery._slots import slots as slots
-    from surgery._summary import summarize as summarize
-    from surgery._training import TrainingState as TrainingState
-    from surgery._tree import flatten as flatten
-    from surgery._tree import map_with_path as map_with_path
-    from surgery._tree import paths as paths
-    from surgery._tree import spec as spec
-    from surgery._tree import unflatten as unflatten
+    from surgery._rules.rules import Rule as Rule
+    from surgery._training.slots import Slots as Slots
+    from surgery._training.slots import restore as restore
+    from surgery._training.slots import slots as slots
+    from surgery._training.state import TrainingState as TrainingState
+    from surgery._trees.flat import Flat as Flat
     from surgery._types import Key as Key
     from surgery._types import Missing as Missing
     from surgery._types import Path as Path
     from surgery._types import TensorSpec as TensorSpec
     from surgery._types import Tree as Tree
-    from surgery._unwrap import unwrap as unwrap
+    from surgery._verbs.diff import diff as diff
+    from surgery._verbs.diff import equal as equal
+    from surgery._verbs.merge import merge as merge
+    from surgery._verbs.partition import label as label
+    from surgery._verbs.partition import partition as partition
+    from surgery._verbs.select import drop as drop
+    from surgery._verbs.select import extract as extract
+    from surgery._verbs.select import matches as matches
+    from surgery._verbs.select import select as select
+    from surgery._verbs.summary import summarize as summarize
+    from surgery._verbs.tree import flatten as flatten
+    from surgery._verbs.tree import map_with_path as map_with_path
+    from surgery._verbs.tree import paths as paths
+    from surgery._verbs.tree import spec as spec
+    from surgery._verbs.tree import unflatten as unflatten
+    from surgery._verbs.unwrap import unwrap as unwrap
 
 _WHERE = {
-    "_convert": "convert",
-    "_diff": "diff equal",
-    "_edit": "rename transform",
     "_errors": "AdapterError FileError PathError RuleError SpecError StructureError SurgeryError",
-    "_files": "load realize save",
-    "_flat": "Flat",
-    "_format": "FileTree",
-    "_graft": "graft",
-    "_merge": "merge",
-    "_partition": "label partition",
-    "_plan": "Plan plan",
-    "_recipes": "Recipe recipe recipes",
+    "_files.convert": "convert",
+    "_files.files": "load realize save",
+    "_files.format": "FileTree",
+    "_plans.edit": "rename transform",
+    "_plans.graft": "graft",
+    "_plans.plan": "Plan plan",
+    "_plans.recipes": "Recipe recipe recipes",
     "_report": "Report",
-    "_rules": "Rule",
-    "_select": "drop extract matches select",
-    "_slots": "Slots restore slots",
-    "_summary": "summarize",
-    "_training": "TrainingState",
-    "_tree": "flatten map_with_path paths spec unflatten",
+    "_rules.rules": "Rule",
+    "_training.slots": "Slots restore slots",
+    "_training.state": "TrainingState",
+    "_trees.flat": "Flat",
     "_types": "Key Missing Path TensorSpec Tree",
-    "_unwrap": "unwrap",
+    "_verbs.diff": "diff equal",
+    "_verbs.merge": "merge",
+    "_verbs.partition": "label partition",
+    "_verbs.select": "drop extract matches select",
+    "_verbs.summary": "summarize",
+    "_verbs.tree": "flatten map_with_path paths spec unflatten",
+    "_verbs.unwrap": "unwrap",
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names.split()}
 _ROOMS = {"ops": "surgery.ops", "testing": "surgery.testing"}

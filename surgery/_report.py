@@ -16,11 +16,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from surgery._errors import Problem, StructureError, raise_problems
-from surgery._path import text_of
+from surgery._paths.path import text_of
 from surgery._types import Path
 
 if TYPE_CHECKING:
-    from surgery._automaton import Where
+    from surgery._paths.automaton import Where
 
 _NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d*)(?!\d)")
 SCHEMA = 1  # of the JSON face; raised when a field changes its meaning
@@ -132,7 +132,7 @@ class Report:
         Raises:
             StructureError: names every such row.
         """
-        from surgery._automaton import matcher
+        from surgery._paths.automaton import matcher
 
         problems = []
         for status, where in statuses.items():

@@ -8,8 +8,7 @@ that both must pass.
 
 from __future__ import annotations
 
-from surgery._atomic import replacing
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
 from surgery._dtypes import DType, is_known, is_lossless, itemsize_in_memory, name_of, numpy_dtype
 from surgery._errors import (
     AdapterError,
@@ -23,15 +22,17 @@ from surgery._errors import (
     nearest,
     raise_problems,
 )
-from surgery._flat import Flat
-from surgery._format import FileTree, Format
-from surgery._lazy import Lazy
-from surgery._leaves import FileLeaf, leaves_for_file
+from surgery._files.atomic import replacing
+from surgery._files.format import FileTree, Format
+from surgery._files.leaves import FileLeaf, leaves_for_file
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
-from surgery._partition import REQUIRED
-from surgery._partition import Rules as WhereRules
-from surgery._path import text_of
-from surgery._registry import (
+from surgery._ops.lazy import Lazy
+from surgery._paths.path import text_of
+from surgery._report import Report, Row
+from surgery._training.slots import Bank, Slots
+from surgery._training.state import Parts, TrainingState
+from surgery._trees.flat import Flat
+from surgery._trees.registry import (
     API,
     Adapter,
     backend_of,
@@ -42,9 +43,7 @@ from surgery._registry import (
     spec_of,
     unregister,
 )
-from surgery._report import Report, Row
-from surgery._slots import Bank, Slots
-from surgery._structure import (
+from surgery._trees.structure import (
     BOX,
     Attributed,
     Family,
@@ -57,10 +56,11 @@ from surgery._structure import (
     is_childless,
     same_aux,
 )
-from surgery._training import Parts, TrainingState
-from surgery._tree import walk
 from surgery._types import Key, Leaf, Missing, Move, Path, TensorSpec, Tree
-from surgery._unwrap import without_wrappers
+from surgery._verbs.partition import REQUIRED
+from surgery._verbs.partition import Rules as WhereRules
+from surgery._verbs.tree import walk
+from surgery._verbs.unwrap import without_wrappers
 
 __all__ = [
     "API",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal
 
-from surgery._backend import Backend
-from surgery._backend import stack as stack_primitive
+from surgery._arrays.backend import Backend
+from surgery._arrays.backend import stack as stack_primitive
 from surgery._errors import SpecError
 from surgery._ops.base import (
     AxisNames,

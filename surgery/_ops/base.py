@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
 from surgery._errors import RuleError, SpecError, nearest
 from surgery._types import Leaf, TensorSpec
 

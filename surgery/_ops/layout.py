@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
 from surgery._errors import SpecError
 from surgery._ops.base import AxisNames, Box, Pull, box_shape, crop
 from surgery._types import Leaf

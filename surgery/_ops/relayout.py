@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
 from surgery._errors import SpecError
 from surgery._ops.base import AxisNames, Box, Op, Pull, crop, on_axis, register_op, whole
 from surgery._ops.layout import Layout, parse_layout, permuted, reshaped

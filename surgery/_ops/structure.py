@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
 from surgery._dtypes import is_known, numpy_dtype
 from surgery._errors import SpecError
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, box_shape, register_op
@@ -226,7 +226,7 @@ class same(Op):
         return [TensorSpec(ins[0].shape, ins[0].dtype)]
 
     def apply(self, xs: Sequence[Leaf], backend: Backend) -> list[Leaf]:
-        from surgery._numpy import same_bits
+        from surgery._arrays.numpy import same_bits
 
         if backend.holds_data(xs[0]) and not all(
             same_bits(backend.to_numpy(xs[0]), backend.to_numpy(x)) for x in xs[1:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
 from surgery._dtypes import is_known, is_lossless, short_name
 from surgery._errors import SpecError
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op

@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# The rooms of the core, in the order of its arrows: each imports only from those before it.
+ROOMS = (
+    "_errors _dtypes _types _arrays _paths _report _ops _trees _verbs _rules _training _plans _files".split()
+)
 FRAMEWORKS = {"torch", "jax", "jaxlib", "flax", "optax", "orbax", "tensorstore", "transformers"}
 
 
@@ -28,6 +32,30 @@ def test_the_core_imports_no_framework_and_no_adapter() -> None:
     banned = FRAMEWORKS | {"surgery_flax", "surgery_torch"}
     found = {file.name: imported_roots(file) & banned for file in (ROOT / "surgery").rglob("*.py")}
     assert found and not {name: roots for name, roots in found.items() if roots}
+
+
+def imported_rooms(file: Path) -> set[str]:
+    """Return the rooms of the core that a file imports from when it is loaded."""
+    return {
+        node.module.split(".")[1]
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("surgery._")
+    }
+
+
+def test_arrows_between_the_rooms_of_the_core_point_one_way() -> None:
+    core = ROOT / "surgery"
+    rooms = {entry.stem: entry for entry in core.glob("_*") if not entry.stem.startswith("__")}
+    assert set(ROOMS) == set(rooms)
+    for n, room in enumerate(ROOMS):
+        files = rooms[room].rglob("*.py") if rooms[room].is_dir() else [rooms[room]]
+        for file in files:
+            assert imported_rooms(file) <= set(ROOMS[: n + 1]), file
+
+
+def test_the_command_uses_only_what_everybody_can_import() -> None:
+    for file in (ROOT / "surgery" / "cli").glob("*.py"):
+        assert not imported_rooms(file), file
 
 
 @pytest.mark.parametrize(

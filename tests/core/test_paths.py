@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import surgery as sg
-from surgery._path import natural_key, parse_path, split_text, text_of
-from surgery._pattern import parse_pattern
+from surgery._paths.path import natural_key, parse_path, split_text, text_of
+from surgery._paths.pattern import parse_pattern
 from tests.core.strategies import ODD_KEYS, Label, paths
 
 SEPS = st.sampled_from(["/", "."])

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import surgery as sg
-from surgery._automaton import NONE, Matcher
-from surgery._path import text_of
-from surgery._pattern import Keys, parse_pattern
+from surgery._paths.automaton import NONE, Matcher
+from surgery._paths.path import text_of
+from surgery._paths.pattern import Keys, parse_pattern
 from tests.core.strategies import ODD_KEYS, Label
 
 KEYS = st.sampled_from(

@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import surgery as sg
-from surgery._path import text_of
+from surgery._paths.path import text_of
 from tests.core.strategies import Frozen, Pair, ReadOnly, is_same, trees
 
 

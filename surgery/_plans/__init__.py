@@ -1,0 +1,1 @@
+"""Checked edits: plans, and the verbs and recipes that make them."""

@@ -1,0 +1,1 @@
+"""Parameters and their optimizer's state as one thing."""
