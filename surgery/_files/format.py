@@ -7,14 +7,16 @@ A file is recognised by its content. Formats come through the entry-point group
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery._errors import FileError
 from surgery._types import Tree
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 class FileTree(dict[Any, Any]):
@@ -90,12 +92,34 @@ class Format:
 HEAD = 4096
 
 
+OWN = "safetensors"
+
+
+def formats() -> Iterator[Format]:
+    """All formats, the core's own first; installed ones are looked for, and imported, when their turn comes."""
+    yield format_named(OWN)
+    for name in _entries():
+        yield format_named(name)
+
+
 @cache
-def formats() -> dict[str, Format]:
-    """Return all installed formats by name, the core's own first."""
+def format_named(name: str) -> Format:
+    """Return the format of that name."""
+    if name == OWN:
+        from surgery._files.safetensors import FORMAT
+
+        return FORMAT
+    found: Format = _entries()[name].load()
+    return found
+
+
+@cache
+def _entries() -> dict[str, EntryPoint]:
+    """The formats of other packages, by name. To look for them takes as long as to list a file."""
+    from importlib.metadata import entry_points
+
     found = {entry.name: entry for entry in entry_points(group="surgery.formats")}
-    first = ["safetensors"] if "safetensors" in found else []
-    return {name: found[name].load() for name in [*first, *sorted(found.keys() - {*first})]}
+    return {name: found[name] for name in sorted(found) if name != OWN}
 
 
 def format_of(file: FilePath) -> Format:
@@ -112,10 +136,10 @@ def format_of(file: FilePath) -> Format:
                 head = stream.read(HEAD)
     except OSError as error:
         raise FileError(f"'{file}' cannot be read: {error.strerror}", verb="load") from None
-    for one in formats().values():
+    for one in formats():
         if one.recognises(file, head):
             return one
-    known = ", ".join(formats())
+    known = ", ".join([OWN, *_entries()])
     raise FileError(f"'{file}' is in no format that is known here", verb="load", hint=f"known: {known}")
 
 
@@ -125,10 +149,10 @@ def format_for(file: FilePath) -> Format:
     Raises:
         FileError: no format writes such names.
     """
-    for one in formats().values():
+    for one in formats():
         if file.name.endswith(one.suffixes):
             return one
-    known = ", ".join(suffix for one in formats().values() for suffix in one.suffixes)
+    known = ", ".join(suffix for one in formats() for suffix in one.suffixes)
     raise FileError(
         f"the name '{file.name}' asks for no known format", verb="save", hint=f"known endings: {known}"
     )

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from surgery._arrays.backend import Backend
 from surgery._errors import AdapterError, nearest
@@ -19,6 +18,9 @@ from surgery._trees.flat import Flat
 from surgery._trees.nodes import BUILT_IN, kind_by_shape
 from surgery._trees.structure import NodeKind
 from surgery._types import Leaf, Missing, Move, Path, TensorSpec, Tree
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 API = 1  # raised when an adapter written for an older core would misbehave
 
@@ -93,6 +95,7 @@ class Adapter:
 _PYTHON_LEAVES = frozenset({bool, int, float, complex, str, bytes})
 LEAF_TYPES: set[type] = {*_PYTHON_LEAVES}  # types known to be leaves
 OBJECT_LEAVES: set[type] = {*_PYTHON_LEAVES}  # those of them that are tied only if they are one object
+_CORE_ROOTS = frozenset({"builtins", "numpy", "surgery"})
 _kinds: dict[type, NodeKind] = dict(BUILT_IN)
 _backends: dict[type, Backend | None] = {}
 _registered: list[Adapter] = []
@@ -267,9 +270,13 @@ def move_attributes(
     return out
 
 
-def _adapters_for(cls: type) -> list[Adapter]:
+def _adapters_for(cls: type) -> Sequence[Adapter]:
     roots = _roots(cls)
-    entries = _read_entries() if not roots <= {"builtins", "numpy", "surgery"} else {}
+    if roots <= _CORE_ROOTS:
+        return (
+            _registered  # our own types: to look for installed adapters would take longer than to list a file
+        )
+    entries = _read_entries()
     first = [_load(entries[root]) for root in entries if root in roots and _is_imported(root)]
     return [*first, *(one for one in adapters_in_use() if one not in first)]
 
@@ -287,6 +294,8 @@ def _is_imported(root: str) -> bool:
 def _read_entries() -> dict[str, EntryPoint]:
     global _entries
     if _entries is None:
+        from importlib.metadata import entry_points  # a third of the time that the command takes to start
+
         _entries = {entry.name: entry for entry in entry_points(group="surgery.adapters")}
     return _entries
 
