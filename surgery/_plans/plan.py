@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 from surgery._errors import PathError, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
 from surgery._ops.base import Exactness, Op, SlotKind
 from surgery._paths.path import parse_path, text_of
-from surgery._report import Report, Row, fold
+from surgery._plans.rows import rows_of
+from surgery._report import Report, Row
 from surgery._rules.binding import Binding
 from surgery._rules.planning import make_stage
 from surgery._rules.resolve import Rest
@@ -212,7 +213,7 @@ class Plan:
     @property
     def report(self) -> Report:
         """What will happen to each leaf."""
-        rows = [row for stage in self.stages for binding in stage.bindings for row in _rows(binding, stage)]
+        rows = [row for stage in self.stages for binding in stage.bindings for row in rows_of(binding, stage)]
         kept = sum(row.status == "kept" for row in rows)
         notes = [f"plan {self.hash[:12]}"] + ([f"{kept} kept as they are, not shown"] if kept else [])
         shown = [row for row in rows if row.status != "kept"]
@@ -238,7 +239,7 @@ class Plan:
             for binding in stage.bindings:
                 places = [one for names in (*binding.sources, *binding.targets) for one in names]
                 if wanted in places:
-                    rows += _rows(binding, stage)
+                    rows += rows_of(binding, stage)
                     notes.append(self._rule_text(binding))
         if not rows:
             known = {
@@ -383,46 +384,3 @@ def _put_into(flat: Flat, into: Tree) -> Flat:
     raise_problems("apply", problems, of=f"{len(goal)} leaves")
     leaves = {path: place_like(flat[path], leaf) if path in flat else leaf for path, leaf in goal.items()}
     return Flat(leaves, structure=goal.structure)
-
-
-def _rows(binding: Binding, stage: Stage) -> list[Row]:
-    """The lines of a report about one binding."""
-    ops = ", ".join(repr(op) for op in binding.ops)
-    sources = [path for names in binding.sources for path in names]
-    if binding.tie is not None:
-        note = f"alias of '{text_of(binding.tie, stage.structure.sep)}'"
-        return [
-            Row("tied", path, note=note, at_source=bool(sources))
-            for path in (sources or [p for names in binding.targets for p in names])
-        ]
-    if not binding.targets:
-        return [
-            Row("dropped", path, before=str(spec), at_source=True)
-            for path, spec in zip(sources, binding.ins, strict=False)
-        ]
-    why = binding.loss()
-    sep = stage.structure.sep
-    note = ops + (f"; lost: {why}" if why else "")
-    if len(sources) > 1:
-        note += "; from " + ", ".join(one.text for one in fold([Row("", path) for path in sources], sep))
-    rows = []
-    for n, names in enumerate(binding.targets):
-        for k, path in enumerate(names):
-            own = binding.sources[n] if len(binding.sources) == len(binding.targets) else ()
-            source = own[min(k, len(own) - 1)] if own else next(iter(sources), None)
-            before = str(binding.ins[0]) if binding.ins else ""
-            after = str(binding.outs[n]) if binding.outs else ""
-            status = _status(binding, source, path)
-            place = source if source != path and len(sources) == 1 else None
-            rows.append(Row(status, path, before if before != after else "", after, note, place))
-    return rows
-
-
-def _status(binding: Binding, source: Path | None, target: Path) -> str:
-    if binding.remainder:
-        return "restored"
-    if binding.makes:
-        return "made"
-    if binding.steps:
-        return "changed"
-    return "kept" if source == target else "renamed"

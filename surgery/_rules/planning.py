@@ -19,8 +19,9 @@ from surgery._errors import (
 from surgery._ops.values import cast
 from surgery._paths.path import text_of
 from surgery._paths.pattern import Captures, parse_pattern
+from surgery._rules.assign import Resolution
 from surgery._rules.binding import Binding, Names, Step
-from surgery._rules.resolve import Resolution, Rest, resolve
+from surgery._rules.resolve import Rest, resolve
 from surgery._rules.rules import Rules
 from surgery._rules.stage import Stage
 from surgery._trees.structure import Structure
