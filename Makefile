@@ -1,5 +1,6 @@
-# make demo   the main job, on real trained weights
-# make test   formatting, types, every test but the long ones (under 15 minutes)
+# make demo       the main job, on real trained weights
+# make test       formatting, types, every test but the long ones (under 15 minutes)
+# make test-all   the long ones (under 45)
 # Both make the environments that they need, from nothing, and can be run again.
 
 PYTHON ?= python3
@@ -13,8 +14,8 @@ demo: .venv/ready .venv/minilm
 
 test: lint types pytest oldest
 
-test-all: test
-	$(BIN)/python -m pytest -m slow tests
+test-all: .venv/ready .venv/minilm
+	$(BIN)/python -m pytest -n 2 -m slow tests
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
