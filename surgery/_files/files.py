@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from surgery._arrays.backend import Backend
 from surgery._errors import FileError
 from surgery._files.atomic import replacing
-from surgery._files.format import FileTree, format_for, format_of
+from surgery._files.format import FileTree
 from surgery._files.leaves import leaves_for_file
+from surgery._files.recognise import format_for, format_of
 from surgery._files.safetensors import write_sharded
 from surgery._ops.base import Box
 from surgery._ops.lazy import Lazy
