@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from surgery._dtypes import is_lossless
 from surgery._errors import SHOWN, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
 from surgery._paths.automaton import Where
-from surgery._paths.path import parse_path, text_of
+from surgery._paths.path import all_plain, parse_path, text_of
 from surgery._plans.overlay import Overlay
 from surgery._plans.plan import make_plan
 from surgery._report import Report, Row
@@ -279,6 +279,8 @@ def _policies(status: str, policy: Any, flat: Flat) -> dict[Path, str]:
 
 def _graft_quickly(target: Tree, donor: Tree, place: Path) -> tuple[Tree, Report] | None:
     """Copy only the containers on the way to grafted leaves; None where anything is out of the ordinary."""
+    if isinstance(target, Mapping) and not all_plain(target):
+        return None  # names that may be joined: the report shows their separator
     for key in reversed(place):
         donor = {key: donor}
     try:
