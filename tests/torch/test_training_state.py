@@ -48,7 +48,7 @@ def test_a_checkpoint_gives_its_parameters_and_its_state_back_as_they_are(kind: 
 
 
 @EACH
-def test_each_group_is_a_bank_and_a_parameter_without_state_has_none(kind: str) -> None:
+def test_2b_26_each_group_is_a_bank_and_a_parameter_without_state_has_none(kind: str) -> None:
     state, about = loaded(kind), facts(kind)
     banks = state.slots.banks
     assert [".".join(path) for bank in banks for path in bank.members] == about["param_order"]
@@ -91,7 +91,7 @@ def test_written_into_live_objects_the_state_dict_is_that_of_the_file(kind: str)
 
 
 @EACH
-def test_what_is_written_shares_no_memory_with_the_state(kind: str) -> None:
+def test_2b_31_what_is_written_shares_no_memory_with_the_state(kind: str) -> None:
     state = loaded(kind)
     before = sg.map_with_path(lambda path, x: x.clone() if isinstance(x, torch.Tensor) else x, state.opt)
     net = OracleNet()
@@ -102,7 +102,7 @@ def test_what_is_written_shares_no_memory_with_the_state(kind: str) -> None:
 
 
 @EACH
-def test_live_objects_are_read_by_identity_and_not_by_name_or_order(kind: str) -> None:
+def test_2b_23_live_objects_are_read_by_identity_and_not_by_name_or_order(kind: str) -> None:
     net, opt = live(kind)
     for group in opt.param_groups:
         group["param_names"] = ["a lie"] * len(group["params"])  # what a positional load can leave behind
@@ -141,7 +141,7 @@ def test_a_name_that_is_no_parameter_is_refused_with_the_nearest_ones() -> None:
     assert "nearest: 'embed.weight'" in str(caught.value)
 
 
-def test_names_in_another_order_are_caught_by_shape_where_shapes_differ() -> None:
+def test_2b_24_names_in_another_order_are_caught_by_shape_where_shapes_differ() -> None:
     names = names_of("adam")
     names[0], names[1] = names[1], names[0]
     with pytest.raises(sg.SpecError) as caught:
@@ -232,13 +232,13 @@ def spoiled(kind: str, change: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_a_damaged_state_is_refused_when_it_is_read(change: Any, message: str) -> None:
+def test_2b_27_a_damaged_state_is_refused_when_it_is_read(change: Any, message: str) -> None:
     with pytest.raises(sg.SurgeryError) as caught:
         sg.TrainingState.of(spoiled("adam_named", change))
     assert message in str(caught.value)
 
 
-def test_absent_zero_and_zero_with_steps_behind_it_stay_three_things() -> None:
+def test_2b_26_absent_zero_and_zero_with_steps_behind_it_stay_three_things() -> None:
     def change(opt: dict[str, Any]) -> None:
         del opt["state"][1]
         for key in ("exp_avg", "exp_avg_sq"):
