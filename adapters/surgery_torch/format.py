@@ -84,7 +84,7 @@ def _data_classes() -> list[Any]:
     import codecs
 
     import numpy as np
-    from numpy._core import multiarray  # type: ignore[attr-defined]
+    from numpy._core import multiarray
 
     made = [(getattr(multiarray, name), name) for name in ("scalar", "_reconstruct")]
     named = [
