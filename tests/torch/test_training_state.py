@@ -211,10 +211,6 @@ def spoiled(kind: str, change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda o: o["state"].update({99: o["state"][0]}),
-            "there is state for a parameter in no group at '99'",
-        ),
         (lambda o: o["state"][0].pop("step"), "a part of its state, without 'step', at 'embed.weight'"),
         (
             lambda o: o["state"][0].pop("exp_avg_sq"),
@@ -236,6 +232,29 @@ def test_2b_27_a_damaged_state_is_refused_when_it_is_read(change: Any, message: 
     with pytest.raises(sg.SurgeryError) as caught:
         sg.TrainingState.of(spoiled("adam_named", change))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("orphan", [99, torch.ones(1)], ids=["number", "tensor"])
+def test_2b_32_state_of_a_parameter_in_no_group_is_refused(orphan: object) -> None:
+    """An orphan number takes the place of a real parameter's state at the next state_dict() of torch."""
+    with pytest.raises(sg.StructureError, match="there is state for a parameter in no group at"):
+        sg.TrainingState.of(spoiled("adam_named", lambda o: o["state"].update({orphan: o["state"][0]})))
+
+
+@pytest.mark.parametrize("number", [lambda n: 3 * n + 7, lambda n: f"p{n}"], ids=["holes", "text"])
+def test_2b_22_numbers_need_be_neither_dense_nor_begin_at_zero(number: Any) -> None:
+    """Torch itself loads any hashable; old checkpoints have memory addresses."""
+
+    def renumber(opt: dict[str, Any]) -> None:
+        opt["state"] = {number(n): held for n, held in reversed(opt["state"].items())}
+        for group in opt["param_groups"]:
+            group["params"] = [number(n) for n in group["params"]]
+
+    state = sg.TrainingState.of(spoiled("adam_named", renumber))
+    net = OracleNet()
+    opt = optimizer_for("adam_named", net)
+    state.write_into(net, opt)
+    assert sg.equal(opt.state_dict()["state"], raw("adam_named")["optimizer"]["state"])
 
 
 def test_2b_26_absent_zero_and_zero_with_steps_behind_it_stay_three_things() -> None:
