@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import surgery as sg
@@ -175,3 +176,10 @@ def test_packed_float4_is_unpacked_with_the_low_half_first() -> None:
     packed = torch.tensor([[0x21, 0x43]], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     assert str(sg.spec({"x": packed})["x"]) == "f4e2m1fn[1,4]"
     assert sg.realize({"x": packed}, "numpy")["x"].astype(np.float32).tolist() == [[0.5, 1.0, 1.5, 2.0]]
+
+
+def test_the_bytes_of_a_file_of_every_dtype_are_those_of_the_reference_implementation(tmp_path: Path) -> None:
+    tree = {f"{name}.x": bit_patterns(scalar, bits, (2, 3)) for name, scalar, bits in DTYPES}
+    tensors = sg.realize(tree, "torch")
+    sg.save(tensors, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == safetensors.torch.save(tensors, {"format": "pt"})
