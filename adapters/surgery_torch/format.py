@@ -31,6 +31,9 @@ from surgery.extend import (
 )
 
 INDEX = ".bin.index.json"
+# What pickles refer to and is neither code nor a class of one's own; modules of torch are code.
+_PLAIN = ("torch.", "collections.OrderedDict", "collections.Counter", "__builtin__.set", "builtins.set")
+_MODULE = "torch.nn.modules."
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a pickle spells the magic number of torch < 1.6
 
 
@@ -135,7 +138,8 @@ def _unsafe_globals(file: FilePath, zipped: bool, message: str) -> list[str]:
                 return sorted(get_unsafe_globals_in_checkpoint(str(file)))
         except Exception:
             pass
-    found = set(re.findall(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", message))
+    said = set(re.findall(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", message))
+    found: set[str] = set()
     try:
         with file.open("rb") as stream:
             for _ in range(4):  # a legacy file is a row of pickles: magic, protocol, system, the object
@@ -144,11 +148,10 @@ def _unsafe_globals(file: FilePath, zipped: bool, message: str) -> list[str]:
                         found.add(argument.replace(" ", "."))
     except (ValueError, OSError):
         pass
-    safe = {
+    data = {
         one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__name__}" for one in _data_classes()
     }
-    fine = ("torch.", "collections.OrderedDict")
-    return sorted(name for name in found - safe if not name.startswith(fine))
+    return sorted(said | {name for name in found - data if _MODULE in name or not name.startswith(_PLAIN)})
 
 
 def _load_sharded(index: FilePath) -> FileTree:

@@ -156,3 +156,12 @@ def test_2a_16_a_slash_in_the_name_of_a_submodule_is_an_ordinary_character() -> 
     renamed = sg.rename(state, [(("en/de", "weight"), ("fr/de", "weight"))])
     assert next(iter(renamed)) == "fr/de.weight"
     assert sg.equal(sg.unflatten(sg.flatten(state)), state)
+
+
+def test_extra_states_that_hold_tensors_are_compared_by_what_they_hold() -> None:
+    a, b = Extra({"scale": torch.ones(2), "n": [1]}), Extra({"scale": torch.ones(2), "n": [1]})
+    b.load_state_dict(a.state_dict() | {"_extra_state": b.extra})
+    assert sg.equal(a, b)
+    b.extra["scale"][0] = 2
+    assert not sg.equal(a, b)
+    assert [row.status for row in sg.diff(a, b, values=True).rows] == ["value"]
