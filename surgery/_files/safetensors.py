@@ -57,7 +57,7 @@ CODES = {
 }
 _CODE_OF = {name: code for code, name in CODES.items()}
 # The reference implementation writes tensors by dtype in this order, then by name (0.8.0).
-_ORDER = (
+_ORDER: Sequence[str] = (
     "U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F8_E8M0 F8_E4M3 F8_E5M2 I8 U8 BOOL"
 ).split()
 
