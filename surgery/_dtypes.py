@@ -102,6 +102,15 @@ def short_name(dtype: DType) -> str:
     return info.short if info else dtype
 
 
+def is_integer(dtype: DType) -> bool:
+    """Whether it holds whole numbers or truth values.
+
+    >>> is_integer("int64"), is_integer("bool"), is_integer("float16"), is_integer("key<fry>")
+    (True, True, False, False)
+    """
+    return dtype in _INFO and _INFO[dtype].kind in "iub"
+
+
 def is_lossless(source: DType, target: DType) -> bool:
     """Whether every value of `source` has an exact image in `target`.
 

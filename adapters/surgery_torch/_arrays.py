@@ -105,7 +105,12 @@ class TorchBackend:
                 f"a tensor of layout {str(x.layout).removeprefix('torch.')} has no dense elements",
                 hint="use its to_dense(), or save it to a .pt file",
             )
-        plain = x.detach().resolve_conj().resolve_neg().cpu()
+        try:
+            plain = x.detach().resolve_conj().resolve_neg().cpu()
+        except NotImplementedError as error:
+            hint = "it may have its own way out, such as dequantize(); a .pt file holds it as it is"
+            text = f"a {type(x).__name__} does not let its elements be read"
+            raise SpecError(text, hint=hint) from error
         spec = self.spec(x)
         try:
             found: np.ndarray[Any, Any] = plain.numpy()

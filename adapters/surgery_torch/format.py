@@ -31,6 +31,9 @@ from surgery.extend import (
 )
 
 INDEX = ".bin.index.json"
+# What pickles refer to and is neither code nor a class of one's own; modules of torch are code.
+_PLAIN = ("torch.", "collections.OrderedDict", "collections.Counter", "__builtin__.set", "builtins.set")
+_MODULE = "torch.nn.modules."
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # how a pickle spells the magic number of torch < 1.6
 
 
@@ -42,16 +45,24 @@ class TorchFile(Format):
     install = "pip install 'model-surgery[torch]'"
 
     def recognises(self, file: FilePath, head: bytes, /) -> bool:
-        if file.name.endswith(INDEX) or _LEGACY_MAGIC in head[:32]:
+        if file.name.endswith(INDEX) or _LEGACY_MAGIC in head[:32] or _is_distributed(file):
             return True
-        if not head.startswith(b"PK\x03\x04") or not zipfile.is_zipfile(file):
+        if not head.startswith(b"PK\x03\x04"):
             return False
+        if not zipfile.is_zipfile(file):  # cut off: only its name can still tell what it was
+            return file.name.endswith(self.suffixes)
         with zipfile.ZipFile(file) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
 
     def load(self, file: FilePath, /) -> Tree:
         if file.name.endswith(INDEX):
             return _load_sharded(file)
+        if _is_distributed(file):
+            raise FileError(
+                f"'{file}' is a distributed checkpoint, which is not read yet",
+                verb="load",
+                hint=f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {file} model.pt",
+            )
         tree = _read(file)
         known = type(tree) in (dict, OrderedDict)
         return FileTree.of(tree, file=str(file), format=self.name) if known else tree
@@ -64,6 +75,28 @@ class TorchFile(Format):
         plain = _plain(tree, (), problems, {})
         raise_problems("save", problems)
         torch.save(plain, file)
+
+
+def _is_distributed(file: FilePath) -> bool:
+    return (file / ".metadata").is_file()
+
+
+def _data_classes() -> list[Any]:
+    """Return what training loops save beside tensors and is nothing but data: numpy's values, and options."""
+    import argparse
+    import codecs
+
+    import numpy as np
+    from numpy._core import multiarray
+
+    made = [(getattr(multiarray, name), name) for name in ("scalar", "_reconstruct")]
+    named = [
+        (one, f"numpy.{core}.multiarray.{name}")
+        for one, name in made
+        for core in ("core", "_core")  # before and since numpy 2
+    ]
+    kinds = [type(np.dtype(code)) for code in np.typecodes["All"] if code != "O"]
+    return [*named, *kinds, np.dtype, np.ndarray, (codecs.encode, "_codecs.encode"), argparse.Namespace]
 
 
 def _read(file: FilePath) -> Tree:
@@ -79,7 +112,11 @@ def _read(file: FilePath) -> Tree:
                     hint="torch.jit.load(file).state_dict(), saved with torch.save, can be read",
                 )
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals(_data_classes()):
+            if file.suffix == ".safetensors":  # torch would go by the name (2.14)
+                with file.open("rb") as stream:
+                    return torch.load(stream, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # the unpickler raises whatever the pickle provokes
         unsafe = _unsafe_globals(file, zipped, str(error))
         if unsafe:
@@ -93,14 +130,16 @@ def _read(file: FilePath) -> Tree:
 
 def _unsafe_globals(file: FilePath, zipped: bool, message: str) -> list[str]:
     """Name what the pickle refers to beyond tensors and plain data. Nothing of it is imported."""
-    from torch.serialization import get_unsafe_globals_in_checkpoint
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
     if zipped:
         try:
-            return sorted(get_unsafe_globals_in_checkpoint(str(file)))
+            with safe_globals(_data_classes()):
+                return sorted(get_unsafe_globals_in_checkpoint(str(file)))
         except Exception:
             pass
-    found = set(re.findall(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", message))
+    said = set(re.findall(r"(?:GLOBAL|class) ([\w.]+\.[\w.]+)", message))
+    found: set[str] = set()
     try:
         with file.open("rb") as stream:
             for _ in range(4):  # a legacy file is a row of pickles: magic, protocol, system, the object
@@ -109,7 +148,10 @@ def _unsafe_globals(file: FilePath, zipped: bool, message: str) -> list[str]:
                         found.add(argument.replace(" ", "."))
     except (ValueError, OSError):
         pass
-    return sorted(name for name in found if not name.startswith(("torch.", "collections.OrderedDict")))
+    data = {
+        one[1] if isinstance(one, tuple) else f"{one.__module__}.{one.__name__}" for one in _data_classes()
+    }
+    return sorted(said | {name for name in found - data if _MODULE in name or not name.startswith(_PLAIN)})
 
 
 def _load_sharded(index: FilePath) -> FileTree:

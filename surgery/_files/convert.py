@@ -52,8 +52,8 @@ def convert(
     >>> convert(tree, "linen", recipe="hf/bert")["params"]["pooler"]["dense"]["kernel"].shape
     Traceback (most recent call last):
     ...
-    surgery.RuleError: convert: 2 problems (2 leaves, 8 rules)
-    ...
+    surgery.RuleError: convert: hf/bert, rule 4: '{p:**}.{word|position|token_type}_embeddings.weight' matches ...
+      hint: the first leaf is 'pooler.dense.weight'
     """
     if isinstance(source, TrainingState):
         raise StructureError(

@@ -56,6 +56,10 @@ CODES = {
     "F6_E3M2": "float6_e3m2fn",
 }
 _CODE_OF = {name: code for code, name in CODES.items()}
+# The reference implementation writes tensors by dtype in this order, then by name (0.8.0).
+_ORDER: Sequence[str] = (
+    "U64 I64 F64 C64 F32 U32 I32 BF16 F16 U16 I16 F8_E5M2FNUZ F8_E4M3FNUZ F8_E8M0 F8_E4M3 F8_E5M2 I8 U8 BOOL"
+).split()
 
 
 class Safetensors(Format):
@@ -129,7 +133,11 @@ def _read_into(array: np.ndarray[Any, Any], file: FilePath, start: int, stamp: t
     """Fill an array with bytes of a file, which must be the file whose header was read."""
     import numpy as np
 
-    with file.open("rb", buffering=0) as stream:
+    try:
+        opened = file.open("rb", buffering=0)
+    except OSError as error:
+        raise FileError(f"'{file}' can no longer be read: {error.strerror}", verb="load") from error
+    with opened as stream:
         if _stamp(os.fstat(stream.fileno())) != stamp:
             raise FileError(f"'{file}' changed since its header was read", hint="load it again")
         view = array.reshape(-1).view(np.uint8).data
@@ -311,7 +319,7 @@ def write(
             text = "safetensors cannot hold this dtype"
             problems.append(Problem(text, leaf.name, None, str(leaf.spec), "cast it first", FileError))
     raise_problems("save", problems, of=f"{len(leaves)} tensors")
-    ordered = sorted(leaves, key=lambda leaf: (-bits_of(leaf.spec.dtype), leaf.name))
+    ordered = sorted(leaves, key=lambda leaf: (_ORDER.index(_CODE_OF[leaf.spec.dtype]), leaf.name))
     with file.open("wb") as stream:
         stream.write(_header(ordered, metadata, ties))
         for leaf in ordered:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from surgery._arrays.backend import Backend
-from surgery._dtypes import is_known, is_lossless, short_name
+from surgery._dtypes import is_integer, is_known, is_lossless, short_name
 from surgery._errors import SpecError
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, register_op
 from surgery._types import Leaf, TensorSpec
@@ -19,7 +19,8 @@ class cast(Op):
 
     Weights are rounded. Moments keep theirs: a gradient is what it is in whatever
     precision the weight is kept, and a second moment must not be narrowed (from
-    0.999 on, bfloat16 rounds every step of it away).
+    0.999 on, bfloat16 rounds every step of it away). Counters, indices and masks are
+    no weights: they are refused, unless `integers` says that they are meant too.
 
     >>> import surgery as sg
     >>> str(sg.ops.cast("bfloat16").infer([sg.TensorSpec((2,), "float32")])[0])
@@ -27,6 +28,7 @@ class cast(Op):
     """
 
     dtype: str
+    integers: bool = False
 
     def __post_init__(self) -> None:
         if not is_known(self.dtype):
@@ -44,6 +46,9 @@ class cast(Op):
                 raise SpecError(f"{self} cannot round what is no number", found=str(spec))
             if spec.dtype.startswith("complex") and not self.dtype.startswith("complex"):
                 raise SpecError(f"{self} would drop the imaginary part", found=str(spec))
+            if not self.integers and is_integer(spec.dtype) and not is_integer(self.dtype):
+                hint = f"keep it, by a rule before this one; or ops.cast('{self.dtype}', integers=True)"
+                raise SpecError(f"{self} would make a float of an integer", found=str(spec), hint=hint)
         return [TensorSpec(spec.shape, self.dtype) for spec in ins]
 
     def apply(self, xs: Sequence[Leaf], backend: Backend) -> list[Leaf]:

@@ -95,7 +95,11 @@ class Binding:
             if defer is not None:
                 waiting: list[Leaf] = defer(op, inputs, kind)
                 return waiting
-            return op.apply(inputs, backend) if kind == "vector" else op.move(kind, inputs, backend)
+            try:
+                return op.apply(inputs, backend) if kind == "vector" else op.move(kind, inputs, backend)
+            except NotImplementedError as error:  # a subclass of a tensor that can do less
+                text = f"a {type(inputs[0]).__name__} cannot do {op}"
+                raise SpecError(text, hint="make a plain array of it first") from error
 
         return [backend.settled(x) for x in self._through(list(xs), call)]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from typing import Any
 
-from surgery._dtypes import is_lossless
+from surgery._dtypes import is_integer, is_lossless
 from surgery._errors import (
     SHOWN,
     Problem,
@@ -280,13 +280,22 @@ def _fit(
         if is_lossless(spec.dtype, wanted.dtype):
             casts[n] = wanted.dtype
         else:
-            hint = f"say that it may be rounded: ops.cast('{wanted.dtype}')"
+            more = ", integers=True" if _leaves_integers(spec, wanted.dtype) else ""
+            hint = f"say that it may be rounded: ops.cast('{wanted.dtype}'{more})"
             problems.append(Problem("the dtype narrows", text, str(wanted), str(spec), hint, error=SpecError))
 
 
 def _with_casts(binding: Binding, casts: Mapping[int, str]) -> Binding:
     """Widen results to the dtypes of the target; no value changes."""
     numbers = tuple((n,) for n in range(len(binding.outs)))
-    ops = tuple(cast(casts.get(n, spec.dtype)) for n, spec in enumerate(binding.outs))
+    wanted = [casts.get(n, spec.dtype) for n, spec in enumerate(binding.outs)]
+    ops = tuple(
+        cast(name, integers=_leaves_integers(spec, name))
+        for name, spec in zip(wanted, binding.outs, strict=True)
+    )
     outs = tuple(op.infer([spec])[0] for op, spec in zip(ops, binding.outs, strict=True))
     return replace(binding, steps=(*binding.steps, Step(ops, numbers, numbers)), outs=outs)
+
+
+def _leaves_integers(spec: TensorSpec, dtype: str) -> bool:
+    return is_integer(spec.dtype) and not is_integer(dtype)

@@ -134,7 +134,7 @@ class Stage:
                 elif binding.tie is not None:
                     if binding.sources and not binding.targets and binding.tie in flat:
                         path = binding.sources[0][0]
-                        _must_hold(flat[path], flat[binding.tie], path, binding.tie)
+                        _must_hold(flat[path], flat[binding.tie], path, binding.tie, flat.structure.sep)
                     continue
                 else:
                     results = binding.run([flat[names[0]] for names in binding.sources], kind)
@@ -299,7 +299,7 @@ def _make(binding: Binding, example: Leaf) -> list[Leaf]:
     return [leaf]
 
 
-def _must_hold(a: Leaf, b: Leaf, path: Path, other: Path) -> None:
+def _must_hold(a: Leaf, b: Leaf, path: Path, other: Path, sep: str = "/") -> None:
     """Raise unless `a`, which is to become an alias of `b`, holds what `b` holds."""
     backend, theirs = backend_of(a), backend_of(b)
     mine = backend.identity(a)
@@ -312,8 +312,8 @@ def _must_hold(a: Leaf, b: Leaf, path: Path, other: Path) -> None:
         equal = same_bits(backend.to_numpy(a), theirs.to_numpy(b))
     if not equal:
         raise SpecError(
-            f"it is to be an alias of '{text_of(other)}', but holds something else",
-            path=text_of(path),
+            f"it is to be an alias of '{text_of(other, sep)}', but holds something else",
+            path=text_of(path, sep),
             hint="the two are not tied here: give this one a place of its own",
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 from surgery._report import Report, Row
 from surgery._trees.flat import Flat
 from surgery._trees.modules import as_tree
-from surgery._trees.registry import find_backend, spec_of
+from surgery._trees.registry import find_backend, kind_of, spec_of
 from surgery._trees.structure import Node, attributes_of, same_aux
 from surgery._types import Leaf, Path, Tree
 from surgery._verbs.tree import walk
@@ -87,6 +87,10 @@ def value_difference(a: Leaf, b: Leaf) -> str | None:
         return None
     first, second = find_backend(a), find_backend(b)
     if first is None or second is None:
+        if (
+            kind_of(a) is not None and kind_of(b) is not None
+        ):  # a container that stands as a leaf: extra state
+            return None if equal(a, b) else f"{a!r:.40} -> {b!r:.40}"
         return None if type(a) is type(b) and same_aux(a, b) else f"{a!r:.40} -> {b!r:.40}"
     if not (first.holds_data(a) and second.holds_data(b)):
         return "only one of the two holds data" if first.holds_data(a) != second.holds_data(b) else None

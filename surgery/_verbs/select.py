@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from surgery._errors import PathError, nearest
-from surgery._paths.automaton import Matcher, Where, check_twins, matcher, matches_nothing
+from surgery._paths.automaton import Matcher, Where, check_twins, compile_where, matcher, matches_nothing
 from surgery._paths.path import text_of
 from surgery._paths.pattern import Pattern, Segment, parse_pattern, pattern_of
 from surgery._trees.flat import Flat
@@ -18,17 +18,21 @@ from surgery._types import Missing, Move, Path, Tree
 from surgery._verbs.tree import walk
 
 
-def matches(tree: Tree, pattern: str) -> dict[Path, dict[str, Any]]:
+def matches(tree: Tree, pattern: Where) -> dict[Path, dict[str, Any]]:
     """Return what a pattern hits: path -> captures by name.
 
-    Numbers captured by `{i:int}` come as int, choices as the text chosen.
-    Nothing is an error here: an empty result says that nothing matches.
+    Numbers captured by `{i:int}` come as int, choices as the text chosen. A path, a
+    regular expression and a predicate serve too, and capture nothing. Nothing is an
+    error here: an empty result says that nothing matches.
 
     >>> matches({"layer_0": {"w": 1.0}, "layer_1": {"w": 2.0}}, "layer_{i:int}/w")
     {('layer_0', 'w'): {'i': 0}, ('layer_1', 'w'): {'i': 1}}
     """
-    parsed = parse_pattern(pattern)
-    found = {path: parsed.match(path) for path in walk(as_tree(tree))}
+    flat = walk(as_tree(tree))
+    parsed = compile_where(pattern, "matches")
+    if not isinstance(parsed, Pattern):
+        return {path: {} for path, leaf in flat.items() if parsed(path, leaf)}
+    found = {path: parsed.match(path) for path in flat}
     return {path: _readable(parsed, captures) for path, captures in found.items() if captures is not None}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -119,9 +121,7 @@ def convert(
     report = made.report if dry_run else made.report.with_rows(_restored(result, made), verb="convert")
     if not dry_run:
         total = sum(spec.nbytes for stage in made.stages for spec in stage.result.values())
-        if lost is not None:
-            sg.save(lost, beside, overwrite=force)
-        with progress(total) as advance:
+        with _remainder_beside(lost, beside, force), progress(total) as advance:
             sg.save(
                 sg.FileTree.of(result, like=tree) if isinstance(result, dict) else result,
                 dst,
@@ -131,6 +131,29 @@ def convert(
     emit(report, json_)
     if lost is not None and not json_:
         click.echo(f"  {'would be' if dry_run else 'is'} kept in {beside}: what the result cannot hold")
+
+
+@contextmanager
+def _remainder_beside(lost: Any, beside: str, force: bool) -> Iterator[None]:
+    """Put a remainder in its place when the result is in its own, so that the two always belong together."""
+    import surgery as sg
+    from surgery.extend import replacing
+
+    if lost is not None:
+        with replacing(Path(beside), overwrite=force) as place:
+            sg.save(lost, place)
+            yield
+        return
+    stale = os.path.lexists(beside)
+    if stale and not force:
+        raise sg.FileError(
+            f"'{beside}' exists already, and nothing is lost this time: it is of another conversion",
+            verb="save",
+            hint="--force removes it",
+        )
+    yield
+    if stale:
+        os.remove(beside)
 
 
 def _restored(result: Any, made: Plan) -> list[Row]:

@@ -194,6 +194,12 @@ def test_matches_gives_numbers_as_numbers_and_choices_as_text() -> None:
     }
 
 
+@pytest.mark.parametrize("where", ["re:enc/[wv]", ("enc", "w"), lambda path, leaf: leaf == 1.0])
+def test_matches_takes_whatever_serves_as_a_pattern_elsewhere(where: Any) -> None:
+    tree = {"enc": {"w": 1.0, "w2": 2.0}}
+    assert sg.matches(tree, where) == {("enc", "w"): {}}
+
+
 def test_matches_of_nothing_is_empty() -> None:
     assert sg.matches({"a": 1.0}, "b") == {}
 

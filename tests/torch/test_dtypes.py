@@ -7,6 +7,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import surgery as sg
@@ -51,7 +52,7 @@ def bit_patterns(scalar: type, bits: type, shape: tuple[int, ...]) -> np.ndarray
 
 @EVERY_DTYPE
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_numpy_to_torch_and_back_is_bit_exact(
+def test_2c_46_numpy_to_torch_and_back_is_bit_exact(
     name: str, scalar: type, bits: type, shape: tuple[int, ...]
 ) -> None:
     array = bit_patterns(scalar, bits, shape)
@@ -64,7 +65,7 @@ def test_numpy_to_torch_and_back_is_bit_exact(
 
 @EVERY_DTYPE
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_torch_to_safetensors_and_back_is_bit_exact(
+def test_2a_15_torch_to_safetensors_and_back_is_bit_exact(
     name: str, scalar: type, bits: type, shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     array = bit_patterns(scalar, bits, shape)
@@ -79,7 +80,7 @@ def test_torch_to_safetensors_and_back_is_bit_exact(
 
 
 @EVERY_DTYPE
-def test_torch_files_hold_every_dtype(name: str, scalar: type, bits: type, tmp_path: Path) -> None:
+def test_2a_15_torch_files_hold_every_dtype(name: str, scalar: type, bits: type, tmp_path: Path) -> None:
     tree = sg.realize({"x": bit_patterns(scalar, bits, (2, 3)), "y": bit_patterns(scalar, bits, ())}, "torch")
     sg.save(tree, tmp_path / "x.pt")
     assert sg.equal(sg.load(tmp_path / "x.pt"), tree)
@@ -115,7 +116,7 @@ def test_a_conjugate_view_is_not_the_tensor_that_it_is_a_view_of(tmp_path: Path)
     assert sg.equal(sg.load(tmp_path / "x.pt"), tree)
 
 
-def test_a_read_only_array_is_copied_before_torch_could_write_to_it() -> None:
+def test_2c_47_a_read_only_array_is_copied_before_torch_could_write_to_it() -> None:
     """Arrays of jax are read-only; torch would warn and then write into them."""
     array = np.arange(3.0)
     array.flags.writeable = False
@@ -141,7 +142,7 @@ def test_big_endian_arrays_cross_with_the_right_values(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:ComplexHalf")
-def test_dtypes_that_numpy_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
+def test_2a_15_dtypes_that_numpy_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
     quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
     for tensor, name in [(quantized, "qint8"), (torch.ones(2, dtype=torch.complex32), "complex32")]:
         assert name in str(sg.spec({"x": tensor})["x"])
@@ -175,3 +176,10 @@ def test_packed_float4_is_unpacked_with_the_low_half_first() -> None:
     packed = torch.tensor([[0x21, 0x43]], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     assert str(sg.spec({"x": packed})["x"]) == "f4e2m1fn[1,4]"
     assert sg.realize({"x": packed}, "numpy")["x"].astype(np.float32).tolist() == [[0.5, 1.0, 1.5, 2.0]]
+
+
+def test_the_bytes_of_a_file_of_every_dtype_are_those_of_the_reference_implementation(tmp_path: Path) -> None:
+    tree = {f"{name}.x": bit_patterns(scalar, bits, (2, 3)) for name, scalar, bits in DTYPES}
+    tensors = sg.realize(tree, "torch")
+    sg.save(tensors, tmp_path / "x.safetensors")
+    assert (tmp_path / "x.safetensors").read_bytes() == safetensors.torch.save(tensors, {"format": "pt"})

@@ -140,7 +140,7 @@ def test_the_rules_that_freeze_a_flax_tree_freeze_a_torch_module() -> None:
     assert sg.label(tree, rules) == {"backbone": {"kernel": "frozen"}, "head": {"kernel": "train"}}
 
 
-def test_a_tied_parameter_is_in_one_group_once_by_its_first_name() -> None:
+def test_2a_03_a_tied_parameter_is_in_one_group_once_by_its_first_name() -> None:
     net = TiedNet()
     groups = sg.torch.param_groups(
         net, [("embed.**", "e"), ("head.**", "e"), ("**", "rest")], {"e": {}, "rest": {}}

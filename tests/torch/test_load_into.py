@@ -39,14 +39,14 @@ def test_parameters_stay_the_objects_they_are() -> None:
     assert {id(p) for p in opt.param_groups[0]["params"]} == {id(p) for p in net.parameters()}
 
 
-def test_one_name_of_a_tied_parameter_fills_all_of_them() -> None:
+def test_2a_03_one_name_of_a_tied_parameter_fills_all_of_them() -> None:
     net, other = TiedNet(), TiedNet()
     report = sg.torch.load_into(net, sg.drop(other.state_dict(), "head.weight"))
     assert torch.equal(net.head.weight, other.embed.weight) and net.head.weight is net.embed.weight
     assert [row.path for row in report.with_status("tied").rows] == [("head", "weight")]
 
 
-def test_two_different_tensors_for_one_tied_parameter_are_refused() -> None:
+def test_2a_03_two_different_tensors_for_one_tied_parameter_are_refused() -> None:
     net, other = TiedNet(), TiedNet()
     state = other.state_dict()
     state["head.weight"] = state["head.weight"] + 1
@@ -94,7 +94,7 @@ def test_every_problem_is_named_at_once() -> None:
     assert [problem.path for problem in caught.value.problems] == ["weight", "b"]
 
 
-def test_a_wider_dtype_is_cast_and_the_report_says_so() -> None:
+def test_2a_13_a_wider_dtype_is_cast_and_the_report_says_so() -> None:
     layer = nn.Linear(2, 1)
     donor = {"weight": torch.tensor([[1.5, 2.5]], dtype=torch.bfloat16), "bias": torch.zeros(1)}
     report = sg.torch.load_into(layer, donor)
@@ -102,7 +102,7 @@ def test_a_wider_dtype_is_cast_and_the_report_says_so() -> None:
     assert [(row.before, row.after) for row in report.with_status("cast").rows] == [("bf16[1,2]", "f32[1,2]")]
 
 
-def test_narrowing_can_be_skipped_and_never_rounds() -> None:
+def test_2a_13_narrowing_can_be_skipped_and_never_rounds() -> None:
     layer = nn.Linear(2, 1).half()
     before = bits(layer)
     donor = {"weight": torch.full((1, 2), 1e6), "bias": torch.ones(1).half()}
@@ -159,7 +159,7 @@ def test_policies_still_hold_beside_non_persistent_buffers() -> None:
     assert {row.path for row in report.with_status("missing").rows} == {("offset",), ("table",)}
 
 
-def test_extra_state_is_given_to_its_module() -> None:
+def test_2a_02_extra_state_is_given_to_its_module() -> None:
     net = nn.Sequential(Extra({"scale": 1}), nn.Linear(2, 2))
     sg.torch.load_into(net, nn.Sequential(Extra({"scale": 2}), nn.Linear(2, 2)).state_dict())
     assert net[0].extra == {"scale": 2}
@@ -203,7 +203,7 @@ def test_donors_in_numpy_and_in_a_file_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("donor", ["torch", "numpy", "file"])
-def test_a_meta_module_becomes_real_with_its_ties_and_requires_grad(donor: str, tmp_path: Path) -> None:
+def test_2a_12_a_meta_module_becomes_real_with_its_ties_and_requires_grad(donor: str, tmp_path: Path) -> None:
     with torch.device("meta"):
         net = TiedNet()
     net.bn.weight.requires_grad_(False)
@@ -244,7 +244,7 @@ def test_a_meta_buffer_that_no_state_dict_holds_must_be_computed_first() -> None
     assert "missing=[('table', 'keep-target')]" in str(caught.value)
 
 
-def test_a_meta_tree_cannot_fill_a_real_module() -> None:
+def test_2a_12_a_meta_tree_cannot_fill_a_real_module() -> None:
     with torch.device("meta"):
         donor = nn.Linear(2, 1).state_dict()
     layer = nn.Linear(2, 1)
@@ -254,7 +254,7 @@ def test_a_meta_tree_cannot_fill_a_real_module() -> None:
     assert same_tensors(bits(layer), before)
 
 
-def test_a_lazy_module_is_refused_before_anything_is_written() -> None:
+def test_2a_17_a_lazy_module_is_refused_before_anything_is_written() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(2))
     before = net[0].weight.detach().clone()
     with pytest.raises(sg.SpecError, match=r"a lazy module has no shape here yet at '1\.weight'"):
@@ -262,7 +262,7 @@ def test_a_lazy_module_is_refused_before_anything_is_written() -> None:
     assert torch.equal(net[0].weight, before)
 
 
-def test_an_expanded_buffer_is_replaced_where_torch_could_not_write() -> None:
+def test_2a_05_an_expanded_buffer_is_replaced_where_torch_could_not_write() -> None:
     net = nn.Linear(2, 2)
     net.register_buffer("ids", torch.arange(3).expand(2, 3))
     state = net.state_dict()
@@ -278,7 +278,7 @@ def test_an_expanded_parameter_is_refused() -> None:
         sg.torch.load_into(net, net.state_dict())
 
 
-def test_memory_formats_of_the_module_are_kept() -> None:
+def test_2a_05_memory_formats_of_the_module_are_kept() -> None:
     conv = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
     other = nn.Conv2d(3, 8, 3)
     sg.torch.load_into(conv, other.state_dict())
@@ -286,7 +286,7 @@ def test_memory_formats_of_the_module_are_kept() -> None:
     assert torch.equal(conv.weight, other.weight)
 
 
-def test_parametrizations_take_their_originals() -> None:
+def test_2a_09_parametrizations_take_their_originals() -> None:
     a, b = (parametrizations.weight_norm(nn.Linear(3, 2)) for _ in range(2))
     sg.torch.load_into(a, b.state_dict())
     assert torch.equal(a.weight, b.weight)

@@ -25,7 +25,7 @@ def test_the_leaves_of_a_module_are_its_own_tensors_and_not_copies() -> None:
     assert {id(leaf) for leaf in sg.flatten(net).values()} == own
 
 
-def test_a_tied_parameter_stands_under_each_of_its_names_and_counts_once() -> None:
+def test_2a_03_a_tied_parameter_stands_under_each_of_its_names_and_counts_once() -> None:
     net = TiedNet()
     flat = sg.flatten(net)
     assert flat["embed", "weight"] is flat["head", "weight"]
@@ -53,7 +53,7 @@ def test_a_tie_survives_in_a_state_dict_whose_tensors_are_detached() -> None:
     assert specs["head", "weight"].alias == "embed.weight"
 
 
-def test_tied_meta_parameters_are_told_from_other_meta_parameters() -> None:
+def test_2a_04_tied_meta_parameters_are_told_from_other_meta_parameters() -> None:
     with torch.device("meta"):
         net = TiedNet()
     specs = sg.flatten(sg.spec(net))
@@ -113,7 +113,7 @@ def test_extract_takes_a_submodule_of_a_module_without_its_prefix() -> None:
 @pytest.mark.parametrize(
     "extra", [{"scale": torch.ones(2), "amax": [1, 2]}, torch.arange(3.0), b"\x00\xff", "text", None, 3]
 )
-def test_extra_state_is_one_leaf_whatever_it_is(extra: object) -> None:
+def test_2a_02_extra_state_is_one_leaf_whatever_it_is(extra: object) -> None:
     net = nn.Sequential(Extra(extra), nn.Linear(2, 2))
     flat = sg.flatten(net)
     assert flat["0", "_extra_state"] is extra
@@ -126,7 +126,7 @@ def test_extra_state_is_one_leaf_whatever_it_is(extra: object) -> None:
     assert fresh[0].extra is extra
 
 
-def test_a_lazy_module_has_leaves_without_a_shape() -> None:
+def test_2a_17_a_lazy_module_has_leaves_without_a_shape() -> None:
     net = nn.LazyLinear(3)
     assert str(sg.flatten(sg.spec(net))["weight",]) == "uninitialized[]"
     with pytest.raises(sg.FileError, match="a leaf has no data at 'weight'"):
@@ -137,7 +137,7 @@ def test_a_module_without_tensors_is_an_empty_tree() -> None:
     assert sg.paths(nn.ReLU()) == []
 
 
-def test_a_registered_none_has_no_leaf() -> None:
+def test_2a_14_a_registered_none_has_no_leaf() -> None:
     """No key is written for a parameter or buffer that is None."""
     assert sg.paths(nn.Linear(2, 2, bias=False)) == [("weight",)]
 
@@ -149,10 +149,19 @@ def test_the_state_dict_of_a_single_layer_is_known_for_one_though_no_name_has_a_
     nn.ModuleDict({"head": nn.Linear(2, 3)}).load_state_dict(renamed, strict=True)
 
 
-def test_a_slash_in_the_name_of_a_submodule_is_an_ordinary_character() -> None:
+def test_2a_16_a_slash_in_the_name_of_a_submodule_is_an_ordinary_character() -> None:
     net = nn.ModuleDict({"en/de": nn.Linear(2, 2), "de/en": Block(2)})
     state = net.state_dict()
     assert sg.paths(state)[0] == ("en/de", "weight")
     renamed = sg.rename(state, [(("en/de", "weight"), ("fr/de", "weight"))])
     assert next(iter(renamed)) == "fr/de.weight"
     assert sg.equal(sg.unflatten(sg.flatten(state)), state)
+
+
+def test_extra_states_that_hold_tensors_are_compared_by_what_they_hold() -> None:
+    a, b = Extra({"scale": torch.ones(2), "n": [1]}), Extra({"scale": torch.ones(2), "n": [1]})
+    b.load_state_dict(a.state_dict() | {"_extra_state": b.extra})
+    assert sg.equal(a, b)
+    b.extra["scale"][0] = 2
+    assert not sg.equal(a, b)
+    assert [row.status for row in sg.diff(a, b, values=True).rows] == ["value"]

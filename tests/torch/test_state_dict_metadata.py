@@ -33,7 +33,7 @@ def layered(count: int = 3) -> nn.Module:
     return Versioned(2, h=Versioned(20, **blocks))
 
 
-def test_flatten_and_unflatten_keep_the_metadata() -> None:
+def test_2a_01_flatten_and_unflatten_keep_the_metadata() -> None:
     state = numbered().state_dict()
     again = sg.unflatten(sg.flatten(state))
     assert type(again) is OrderedDict and list(again) == list(state)
@@ -46,7 +46,7 @@ def test_a_rename_onto_itself_keeps_metadata_and_its_order() -> None:
     assert list(again._metadata.items()) == list(state._metadata.items())
 
 
-def test_a_renamed_module_takes_its_version_along_and_modules_without_tensors_too() -> None:
+def test_2a_01_a_renamed_module_takes_its_version_along_and_modules_without_tensors_too() -> None:
     renamed = sg.rename(numbered().state_dict(), [("block.{r:**}", "trunk.{r}")])
     assert versions(renamed) == {
         "": 2,
@@ -163,7 +163,7 @@ def test_torch_loads_a_renamed_state_dict_strictly() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_batch_norm_under_a_new_name_still_knows_its_version(version: int) -> None:
+def test_2a_01_batch_norm_under_a_new_name_still_knows_its_version(version: int) -> None:
     """From version 2 on a missing num_batches_tracked is an error; before, torch fills it in."""
     state = nn.ModuleDict({"bn": nn.BatchNorm1d(2), "act": nn.ReLU()}).state_dict()
     state._metadata["bn"]["version"] = version

@@ -60,7 +60,7 @@ def test_moments_of_twelve_layers_are_stacked_in_natural_order() -> None:
         (STACK, 2),
     ],
 )
-def test_no_two_parameters_share_a_step_tensor(rules: list[Any], count: int) -> None:
+def test_2b_28_no_two_parameters_share_a_step_tensor(rules: list[Any], count: int) -> None:
     """The optimizer adds to it in place, once per parameter."""
     net = layers(5)
     state = sg.TrainingState.of((net, trained(net)))
@@ -73,7 +73,7 @@ def test_no_two_parameters_share_a_step_tensor(rules: list[Any], count: int) -> 
     assert len({step.data_ptr() for step in found}) == len(found)
 
 
-def test_unstacked_layers_count_their_steps_each_for_itself() -> None:
+def test_2b_28_unstacked_layers_count_their_steps_each_for_itself() -> None:
     net = nn.ParameterDict({"w": nn.Parameter(torch.randn(11, 3)), "b": nn.Parameter(torch.randn(3))})
     opt = trained(net)
     state = sg.TrainingState.of((net, opt))
@@ -266,7 +266,7 @@ def test_a_raw_optimizer_state_is_edited_through_its_parameters(make: Any) -> No
         plan.apply(opt.state_dict())
 
 
-def test_a_parameter_listed_twice_comes_back_twice() -> None:
+def test_2b_22_a_parameter_listed_twice_comes_back_twice() -> None:
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     net = nn.ModuleDict({"a": a, "b": b})
     with pytest.warns(UserWarning, match="duplicate parameters"):

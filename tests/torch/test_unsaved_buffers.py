@@ -18,7 +18,7 @@ class Positions(nn.Module):
         self.register_buffer("ids", torch.arange(4), persistent=False)
 
 
-def test_load_into_takes_a_state_dict_without_non_persistent_buffers() -> None:
+def test_2a_07_load_into_takes_a_state_dict_without_non_persistent_buffers() -> None:
     module, donor = Positions(), Positions()
     report = sg.torch.load_into(module, donor.state_dict())
     assert sg.equal(module.state_dict(), donor.state_dict())
@@ -26,7 +26,7 @@ def test_load_into_takes_a_state_dict_without_non_persistent_buffers() -> None:
     assert "missing  ids           i64[4]    kept from the target" in str(report)
 
 
-def test_load_into_still_wants_everything_else() -> None:
+def test_2a_07_load_into_still_wants_everything_else() -> None:
     donor = {name: tensor for name, tensor in Positions().state_dict().items() if name != "dense.bias"}
     with pytest.raises(
         sg.StructureError, match=r"no leaf of the donor fills a place at 'dense\.bias'"

@@ -35,7 +35,7 @@ def test_one_prefix_is_taken_off(prefix: str) -> None:
 @pytest.mark.parametrize(
     "order", [*permutations(["module", "_orig_mod", "_fsdp_wrapped_module"])], ids=".".join
 )
-def test_prefixes_are_taken_off_in_any_order(order: tuple[str, ...]) -> None:
+def test_2a_10_prefixes_are_taken_off_in_any_order(order: tuple[str, ...]) -> None:
     state = TiedNet().state_dict()
     tree, report = sg.unwrap(under(".".join(order), state))
     assert same_tensors(tree, state)
@@ -50,7 +50,7 @@ def test_a_prefix_that_stands_twice_is_taken_off_twice() -> None:
     assert str(report) == f"unwrap: {expected}"
 
 
-def test_private_prefixes_go_from_the_middle_and_module_stays_there() -> None:
+def test_2a_10_private_prefixes_go_from_the_middle_and_module_stays_there() -> None:
     tree = {
         "blocks.0._fsdp_wrapped_module.fc.weight": torch.ones(1),
         "blocks.1._checkpoint_wrapped_module._orig_mod.fc.weight": torch.ones(2),
@@ -60,7 +60,7 @@ def test_private_prefixes_go_from_the_middle_and_module_stays_there() -> None:
     assert list(found) == ["blocks.0.fc.weight", "blocks.1.fc.weight", "heads.module.weight"]
 
 
-def test_a_real_child_called_module_stays_when_it_is_not_alone() -> None:
+def test_2a_10_a_real_child_called_module_stays_when_it_is_not_alone() -> None:
     net = nn.ModuleDict({"module": nn.Linear(2, 2), "head": nn.Linear(2, 2)})
     tree, report = sg.unwrap(net.state_dict())
     assert same_tensors(tree, net.state_dict()) and str(report) == "unwrap: nothing to take off"
@@ -156,7 +156,7 @@ def process_group() -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method")  # torch.compile imports what warns
-def test_the_state_dict_of_a_compiled_distributed_module_is_unwrapped(process_group: None) -> None:
+def test_2a_10_the_state_dict_of_a_compiled_distributed_module_is_unwrapped(process_group: None) -> None:
     net = TiedNet()
     wrapped = torch.compile(nn.parallel.DistributedDataParallel(net))
     state = wrapped.state_dict()

@@ -106,7 +106,7 @@ def test_an_optimizer_over_meta_parameters_is_refused() -> None:
     assert b.embed.weight.is_meta
 
 
-def test_an_optimizer_over_parameters_that_were_replaced_is_refused() -> None:
+def test_2b_33_an_optimizer_over_parameters_that_were_replaced_is_refused() -> None:
     """Torch would go on without an error, and the new weight would never move."""
     a, b = TiedNet(), TiedNet()
     state = sg.TrainingState.of((a, trained(adam, a)))
@@ -126,7 +126,7 @@ def test_a_tied_parameter_may_be_known_by_either_of_its_names() -> None:
     assert b.head.weight is b.embed.weight and len(fresh.state) == len(opt.state)
 
 
-def test_moments_keep_their_dtype() -> None:
+def test_2b_29_moments_keep_their_dtype() -> None:
     """The optimizer's own loading would round moments to the dtype of the parameters."""
     a, b = (nn.Linear(3, 2).bfloat16() for _ in range(2))
     opt = trained(adam, a)
@@ -139,7 +139,7 @@ def test_moments_keep_their_dtype() -> None:
 
 
 @pytest.mark.parametrize("number", [3, 3.0, torch.tensor(3), torch.tensor(3.0), torch.tensor([3.0])])
-def test_a_step_that_is_a_number_becomes_a_tensor_that_counts_on(number: object) -> None:
+def test_2b_28_a_step_that_is_a_number_becomes_a_tensor_that_counts_on(number: object) -> None:
     """Old checkpoints have Python numbers; torch would add to a copy of one and never count on."""
     a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     opt = trained(adam, a)
@@ -201,7 +201,7 @@ def test_moments_in_numpy_are_written_as_tensors() -> None:
     assert len(names_of("adam_named")) == sum(len(g["params"]) for g in opt.param_groups)
 
 
-def test_old_state_of_the_live_optimizer_is_replaced_and_not_mixed_in() -> None:
+def test_2b_32_old_state_of_the_live_optimizer_is_replaced_and_not_mixed_in() -> None:
     a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     state = sg.TrainingState.of((a, adam(a.named_parameters())))  # no step taken: no state at all
     opt = trained(adam, b)
