@@ -146,7 +146,7 @@ class concat(Op):
 
     arity: ClassVar[Literal["collect"]] = "collect"
     axis: int = 0
-    sizes: tuple[int, ...] | None = None
+    sizes: Sequence[int] | None = None
     over: str | None = None
 
     def __post_init__(self) -> None:
@@ -204,7 +204,7 @@ class split(Op):
     """
 
     arity: ClassVar[Literal["expand"]] = "expand"
-    sizes: tuple[int, ...] | None = None
+    sizes: Sequence[int] | None = None
     axis: int = 0
     over: str | None = None
     parts: int | None = None

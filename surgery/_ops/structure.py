@@ -39,7 +39,7 @@ class new(Op):
     """
 
     arity: ClassVar[Literal["make"]] = "make"
-    shape: tuple[int, ...]
+    shape: Sequence[int]
     dtype: str = "float32"
     init: str | float = "zeros"
     scale: float = 1.0
@@ -55,7 +55,7 @@ class new(Op):
             )
 
     def infer(self, ins: Sequence[TensorSpec]) -> list[TensorSpec]:
-        return [TensorSpec(self.shape, self.dtype)]
+        return [TensorSpec(tuple(self.shape), self.dtype)]
 
     def make(self, path: str, box: Box | None = None) -> np.ndarray[Any, Any]:
         """Return the elements of a box (all of them by default) of the leaf called `path`."""

@@ -61,10 +61,18 @@ class cast(Op):
         return "exact" if kind != "vector" or is_lossless(ins[0].dtype, self.dtype) else "policy"
 
     def inverse(self, ins: Sequence[TensorSpec]) -> Op | None:
-        return cast(ins[0].dtype) if is_lossless(ins[0].dtype, self.dtype) else None
+        held = is_lossless(ins[0].dtype, self.dtype) and not self._becomes_complex(ins[0])
+        return cast(ins[0].dtype) if held else None
+
+    def _becomes_complex(self, spec: TensorSpec) -> bool:
+        """Whether the way back would have to drop an imaginary part, which this op refuses to do."""
+        return self.dtype.startswith("complex") and not spec.dtype.startswith("complex")
 
     def loss(self, ins: Sequence[TensorSpec]) -> str:
-        return f"{short_name(ins[0].dtype)} is rounded to {short_name(self.dtype)}"
+        source, target = short_name(ins[0].dtype), short_name(self.dtype)
+        if is_lossless(ins[0].dtype, self.dtype):
+            return f"{target} would have to drop its imaginary part to be {source} again"
+        return f"{source} is rounded to {target}"
 
     def pull(self, ins: Sequence[TensorSpec], out: int, box: Box) -> Pull:
         return Pull(((0, box),), lambda blocks, backend: self.apply(blocks, backend)[0])
