@@ -1,0 +1,1 @@
+"""The conformance suites, one file a kind. Third parties import them from `surgery.testing`."""
