@@ -56,7 +56,10 @@ class Msgpack(Format):
             return False
         if head[0] == 0x80:
             return len(head) == 1
-        first = head[1] if head[0] < 0x90 else head[3] if head[0] == 0xDE else head[5]
+        place = 1 if head[0] < 0x90 else 3 if head[0] == 0xDE else 5
+        if len(head) <= place:
+            return False
+        first = head[place]
         return 0xA0 <= first <= 0xBF or first in (0xD9, 0xDA, 0xDB) or first <= 0x7F
 
     def load(self, file: FilePath, /) -> Tree:

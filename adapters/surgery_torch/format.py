@@ -49,10 +49,10 @@ class TorchFile(Format):
             return True
         if not head.startswith(b"PK\x03\x04"):
             return False
-        if not zipfile.is_zipfile(file):  # cut off: only its name can still tell what it was
-            return file.name.endswith(self.suffixes)
-        with zipfile.ZipFile(file) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
+        names = _names_in(file)
+        if names is None:  # damaged: how it begins, or its name, can still tell what it was
+            return b"/data.pkl" in head or file.name.endswith(self.suffixes)
+        return any(name.endswith("/data.pkl") for name in names)
 
     def load(self, file: FilePath, /) -> Tree:
         if file.name.endswith(INDEX):
@@ -99,18 +99,26 @@ def _data_classes() -> list[Any]:
     return [*named, *kinds, np.dtype, np.ndarray, (codecs.encode, "_codecs.encode"), argparse.Namespace]
 
 
+def _names_in(file: FilePath) -> list[str] | None:
+    """Return the names in a zip archive, or None if its directory cannot be read."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return None
+
+
 def _read(file: FilePath) -> Tree:
     import torch
 
-    zipped = zipfile.is_zipfile(file)
-    if zipped:
-        with zipfile.ZipFile(file) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise FileError(
-                    f"'{file}' is TorchScript: a program, not a tree of tensors",
-                    verb="load",
-                    hint="torch.jit.load(file).state_dict(), saved with torch.save, can be read",
-                )
+    names = _names_in(file)
+    zipped = names is not None
+    if any(name.endswith("/constants.pkl") for name in names or ()):
+        raise FileError(
+            f"'{file}' is TorchScript: a program, not a tree of tensors",
+            verb="load",
+            hint="torch.jit.load(file).state_dict(), saved with torch.save, can be read",
+        )
     try:
         with torch.serialization.safe_globals(_data_classes()):
             if file.suffix == ".safetensors":  # torch would go by the name (2.14)
