@@ -19,7 +19,7 @@ from surgery._numpy import NUMPY
 from surgery._ops.base import Op, whole
 from surgery._partition import label, partition
 from surgery._plan import plan
-from surgery._registry import backend_of
+from surgery._registry import backend_of, find_backend
 from surgery._select import drop, select
 from surgery._testing.arrays import ArrayChecks
 from surgery._testing.common import is_same_tree, raises, same_bits, sample
@@ -173,7 +173,7 @@ class AdapterSuite(ArrayChecks):
             grafted, report = graft(tree, as_plain(realize(tree, "numpy")))
             assert report.counts["loaded"] == len(flatten(tree)), name
             for path, leaf in flatten(tree).items():
-                assert type(flatten(grafted)[path]) is type(leaf), f"{name} {path}"
+                assert find_backend(flatten(grafted)[path]) is find_backend(leaf), f"{name} {path}"
 
     def test_two_names_of_one_array_are_tied(self) -> None:
         shared = self.leaf(2, 3)
@@ -217,12 +217,12 @@ class AdapterSuite(ArrayChecks):
             assert all(same_bits(back[key,], array) for key, array in tree.items()), f"{name}, back"
 
     def test_ops_on_one_tensor_do_what_they_do_to_numpy_and_back(self) -> None:
-        for dtype in self.dtypes:
+        for dtype in {self.dtypes[0], self.dtypes[-1]}:  # primitives were tried on all of them
             for op, shape in ONE_TO_ONE:
                 self._check_rules(f"{op} {dtype}", [("w", "v", op)], {"w": sample(shape, dtype)})
 
     def test_ops_on_many_tensors_do_what_they_do_to_numpy_and_back(self) -> None:
-        for dtype in self.dtypes:
+        for dtype in {self.dtypes[0], self.dtypes[-1]}:
             three = {f"h{n}": sample((2, 4), dtype, seed=n) for n in range(3)}
             for axis in (0, 1, -1):
                 self._check_rules("stack", [("h{i:int}", "h", ops.stack(axis))], three)
