@@ -62,6 +62,12 @@ class take(Op):
     A repeated element is a copy with a symmetric role: its gradient is shared
     equally among the copies, so moments are divided by their number.
 
+    Args:
+        indices: which elements, from 0 on.
+        axis: where.
+        size: the size of the axis, for recipes that are also read backwards: without it,
+            nothing says that a permutation leaves no element out.
+
     >>> import surgery as sg
     >>> str(sg.ops.take([0, 0, 2], axis=0).infer([sg.TensorSpec((3, 4), "float32")])[0])
     'f32[3,4]'
@@ -69,10 +75,12 @@ class take(Op):
 
     indices: tuple[int, ...]
     axis: int = 0
+    size: int | None = None
 
-    def __init__(self, indices: Sequence[int], axis: int = 0) -> None:
+    def __init__(self, indices: Sequence[int], axis: int = 0, size: int | None = None) -> None:
         object.__setattr__(self, "indices", tuple(int(index) for index in indices))
         object.__setattr__(self, "axis", axis)
+        object.__setattr__(self, "size", size)
 
     @property
     def changes_values(self) -> bool:
@@ -83,6 +91,10 @@ class take(Op):
         for spec in ins:
             axis = on_axis(self.axis, spec.ndim, "take")
             size = spec.shape[axis]
+            if self.size is not None and self.size != size:
+                raise SpecError(
+                    f"{self} does not fit", expected=f"{self.size} along axis {axis}", found=str(spec)
+                )
             bad = [index for index in self.indices if not 0 <= index < size]
             if bad:
                 raise SpecError(f"take has no element {bad[0]}", expected=f"0..{size - 1}", found=str(spec))
@@ -108,7 +120,7 @@ class take(Op):
     def _inverse(self, size: int) -> Op | None:
         # Undoing a repetition would have to add the shares of moments up again: only a permutation is undone.
         return (
-            take([self.indices.index(n) for n in range(size)], self.axis)
+            take([self.indices.index(n) for n in range(size)], self.axis, size)
             if len(self.indices) == size
             else None
         )
@@ -117,7 +129,7 @@ class take(Op):
         return f"{self} does not keep every element along axis {self.axis} just once"
 
     def reverse(self) -> Op | None:
-        permutes = sorted(self.indices) == list(range(len(self.indices)))
+        permutes = self.size is not None and sorted(self.indices) == list(range(self.size))
         return self._inverse(len(self.indices)) if permutes else None
 
     def pull(self, ins: Sequence[TensorSpec], out: int, box: Box) -> Pull:

@@ -104,8 +104,21 @@ class Layout:
         return Pull(((0, tuple(source)),), compute)
 
     def tiles(self) -> tuple[int, ...]:
-        """Return, per axis of the result, the step at which no byte is read twice."""
-        return tuple(prod(self.factors[f] for f in group[1:]) for group in self.targets)
+        """Return, per axis of the result, a step: boxes that begin at multiples of it read no byte twice.
+
+        0 says that the axis must be whole. A run of a source axis holds all of every factor
+        but the first, so only a first factor may be cut.
+        """
+        cut_here = {group[0] for group in map(self._solid, self.source_groups) if group}
+        steps = []
+        for group in map(self._solid, self.targets):
+            inner = prod(self.factors[f] for f in group[1:])
+            steps.append(inner if not group or group[0] in cut_here else 0)
+        return tuple(steps)
+
+    def _solid(self, group: Sequence[int]) -> tuple[int, ...]:
+        """Return the factors that are more than a 1."""
+        return tuple(f for f in group if self.factors[f] != 1)
 
     def rename_axes(self, names: AxisNames) -> AxisNames:
         """Carry axis names along: a split axis gives its name to its first factor, a merged one takes the only name.
@@ -298,9 +311,9 @@ def _solve(group: Sequence[str], size: int, sizes: Mapping[str, int], pattern: s
             found=f"({text}) = {size}",
             hint="name it: h=12",
         )
-    if (not open_names and known != size) or known == 0 or size % known:
+    if (known != size) if not open_names else (known == 0 or size % known):
         given = ", ".join(f"{name}={sizes[name]}" for name in group if name in sizes)
         raise SpecError(
             f"'{pattern}' does not fit", expected=f"({text}) = {known}", found=f"{size} ({given or text})"
         )
-    return [sizes.get(name, size // known) for name in group]
+    return [sizes[name] if name in sizes else size // known for name in group]
