@@ -6,6 +6,7 @@ plan made without importing numpy. Names are those of numpy and ml_dtypes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -145,6 +146,22 @@ def _holds_integers(a: _Info, b: _Float) -> bool:
         return False
     digits = 1 if a.kind == "b" else a.bits - (a.kind == "i")
     return digits <= b.precision and b.bottom <= 0 and b.top >= (digits if a.kind == "i" else digits - 1)
+
+
+def can_hold(dtype: DType, number: float) -> bool:
+    """Whether a number can be kept in this dtype: exactly in integers, perhaps rounded in floats.
+
+    >>> can_hold("int8", 127), can_hold("int8", 128), can_hold("int8", 0.5), can_hold("bfloat16", 0.1)
+    (True, False, False, True)
+    """
+    info = _INFO[dtype]
+    if info.float is None:
+        low = -(2 ** (info.bits - 1)) if info.kind == "i" else 0
+        high = 1 if info.kind == "b" else 2 ** (info.bits - (info.kind == "i")) - 1
+        return math.isfinite(number) and number == int(number) and low <= number <= high
+    if number == 0 or not math.isfinite(number):
+        return ("0" if number == 0 else "n" if math.isnan(number) else "i") in info.float.special
+    return (number > 0 or "-" in info.float.special) and math.frexp(number)[1] <= info.float.top + 1
 
 
 def name_of(dtype: np.dtype[Any]) -> DType:

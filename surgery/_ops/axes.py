@@ -20,6 +20,7 @@ from surgery._ops.base import (
     box_shape,
     on_axis,
     register_op,
+    sizes_of,
 )
 from surgery._types import Leaf, TensorSpec
 
@@ -163,7 +164,7 @@ class concat(Op):
 
     def __post_init__(self) -> None:
         if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple(self.sizes))
+            object.__setattr__(self, "sizes", sizes_of("concat", self.sizes))
 
     def infer(self, ins: Sequence[TensorSpec]) -> list[TensorSpec]:
         axis = on_axis(self.axis, ins[0].ndim, "concat")
@@ -227,7 +228,7 @@ class split(Op):
                 f"split({self.sizes}) has one size", hint="the size of each part: split([768, 768, 768])"
             )
         if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple(self.sizes))
+            object.__setattr__(self, "sizes", sizes_of("split", self.sizes))
 
     def cuts(self, spec: TensorSpec) -> list[int]:
         """Return where the parts begin and end along the axis."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from operator import index
 from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from surgery._arrays.backend import Backend
@@ -50,6 +51,17 @@ def box_shape(box: Box) -> tuple[int, ...]:
     return tuple(stop - start for start, stop in box)
 
 
+def sizes_of(op: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return sizes as a tuple of plain numbers, or raise a SpecError."""
+    try:
+        out = tuple(index(size) for size in sizes)
+    except TypeError:
+        raise SpecError(f"{op} takes a list of sizes", found=repr(sizes)) from None
+    if any(size < 0 for size in out):
+        raise SpecError(f"{op} has a size below 0", found=repr(list(out)))
+    return out
+
+
 def crop(backend: Backend, x: Leaf, box: Box) -> Leaf:
     """Return a box of an array, slicing only the axes that need it."""
     shape = backend.spec(x).shape
@@ -61,6 +73,8 @@ def crop(backend: Backend, x: Leaf, box: Box) -> Leaf:
 
 def on_axis(axis: int, ndim: int, op: str) -> int:
     """Return a non-negative axis, or raise a SpecError."""
+    if not isinstance(axis, int):
+        raise SpecError(f"{op} takes a number for an axis", found=repr(axis))
     if not -ndim <= axis < ndim:
         raise SpecError(f"{op} has no axis {axis} to work on", found=f"{ndim} axes")
     return axis % ndim

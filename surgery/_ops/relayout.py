@@ -9,7 +9,7 @@ from typing import Any
 
 from surgery._arrays.backend import Backend
 from surgery._errors import SpecError
-from surgery._ops.base import AxisNames, Box, Op, Pull, crop, on_axis, register_op, whole
+from surgery._ops.base import AxisNames, Box, Op, Pull, crop, on_axis, register_op, sizes_of, whole
 from surgery._ops.layout import Layout, parse_layout, permuted, reshaped
 from surgery._types import Leaf, TensorSpec
 
@@ -57,7 +57,8 @@ class rearrange(_Relayout):
 
     def __init__(self, pattern: str, **sizes: int) -> None:
         object.__setattr__(self, "pattern", pattern)
-        object.__setattr__(self, "sizes", tuple(sorted(sizes.items())))
+        numbers = sizes_of("rearrange", list(sizes.values()))
+        object.__setattr__(self, "sizes", tuple(sorted(zip(sizes, numbers, strict=True))))
 
     def layout(self, shape: Sequence[int]) -> Layout:
         return parse_layout(self.pattern, shape, dict(self.sizes))
@@ -166,8 +167,11 @@ class reshape(_Relayout):
         if -1 in self.shape and known and size % known == 0:
             return tuple(size // known if n == -1 else n for n in self.shape)
         if size != known or -1 in self.shape:
+            expected = f"{known} elements" if -1 not in self.shape else f"a multiple of {known} elements"
             raise SpecError(
-                f"{self} does not fit", expected=f"{known} elements", found=f"{size} in {list(old)}"
+                f"{self} does not fit",
+                expected=expected if known else "no 0 beside the -1",
+                found=f"{size} in {list(old)}",
             )
         return self.shape
 

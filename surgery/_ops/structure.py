@@ -8,9 +8,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from surgery._arrays.backend import Backend
-from surgery._dtypes import is_known, numpy_dtype
+from surgery._dtypes import can_hold, is_known, numpy_dtype
 from surgery._errors import SpecError
-from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, box_shape, register_op
+from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, box_shape, register_op, sizes_of
 from surgery._types import Leaf, TensorSpec
 
 if TYPE_CHECKING:
@@ -46,12 +46,18 @@ class new(Op):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "shape", sizes_of("new", self.shape))
         if isinstance(self.init, str) and self.init not in INITS:
             raise SpecError(f"new has no init '{self.init}'", hint=f"a number, or one of {', '.join(INITS)}")
         if not is_known(self.dtype):
             raise SpecError(
                 f"no dtype is called '{self.dtype}'", hint="such as 'float32', 'bfloat16', 'int8'"
+            )
+        numbers = (0.5,) if self.init in ("normal", "uniform") else (self.init,)
+        if any(not isinstance(number, str) and not can_hold(self.dtype, number) for number in numbers):
+            raise SpecError(
+                f"{self.dtype} cannot hold {self.init}",
+                hint="make it of a float dtype, or choose another init",
             )
 
     def infer(self, ins: Sequence[TensorSpec]) -> list[TensorSpec]:

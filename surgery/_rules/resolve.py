@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
-from surgery._errors import Problem, RuleError, SpecError, SurgeryError
+from surgery._errors import Problem, RuleError, SurgeryError
 from surgery._ops.axes import split
 from surgery._ops.base import Op
 from surgery._ops.structure import untie
@@ -85,19 +85,39 @@ def _bind_rule(rule: Ready, specs: Mapping[Path, TensorSpec], out: Resolution, s
 
 
 def _bind_made(rule: Ready, out: Resolution) -> None:
-    """A rule without a source makes one leaf."""
+    """A rule without a source makes one leaf, or several of one."""
     targets: tuple[Names, ...] = tuple((pattern.fill({}),) for pattern in rule.targets)
     steps = [Step((rule.ops[0],), ((),), ((0,),))]
     row = list(rule.ops[0].infer([]))
     try:
         for op in rule.ops[1:]:
-            count = len(op.infer(row))
-            steps.append(Step((op,), ((0,),), (tuple(range(count)),)))
-            row = op.infer(row)
-    except SpecError as error:
+            if isinstance(op, split) and op.sizes is None and op.parts is None:
+                op = replace(op, parts=len(targets))
+            steps.append(_made_step(op, row))
+            row = steps[-1].run(row, lambda one, specs: one.infer(specs))
+        if len(row) != len(targets):
+            raise RuleError(
+                "it makes another number of leaves than it has places",
+                expected=f"{len(targets)}",
+                found=f"{len(row)}",
+            )
+    except SurgeryError as error:
         out.problems.append(replace(error.problems[0], message=f"{rule.text}: {error.problems[0].message}"))
         return
     out.bindings.append(Binding(rule.number, (), targets, tuple(steps), (), tuple(row)))
+
+
+def _made_step(op: Op, row: Sequence[TensorSpec]) -> Step:
+    """Apply an op to all that was made so far: to each, or to all of it together."""
+    if op.arity == "collect":
+        return Step((op,), (tuple(range(len(row))),), ((0,),))
+    places: list[tuple[int, ...]] = []
+    end = 0
+    for spec in row:
+        count = len(op.infer([spec]))
+        places.append(tuple(range(end, end + count)))
+        end += count
+    return Step((op,) * len(row), tuple((n,) for n in range(len(row))), tuple(places))
 
 
 def _bind_alias(rule: Ready, out: Resolution) -> None:

@@ -293,10 +293,10 @@ def _make(binding: Binding, example: Leaf) -> list[Leaf]:
         backend = NUMPY
     else:
         backend = backend_of(example)  # type: ignore[assignment]
-    leaf = backend.from_numpy(array, like=example)
+    row = [backend.from_numpy(array, like=example)]
     for step in binding.steps[1:]:
-        leaf = step.ops[0].apply([leaf], backend)[0]
-    return [leaf]
+        row = step.run(row, lambda op, xs: op.apply(xs, backend))
+    return row
 
 
 def _must_hold(a: Leaf, b: Leaf, path: Path, other: Path, sep: str = "/") -> None:
