@@ -91,12 +91,15 @@ class Plan:
         if params is not None:
             return TrainingState.of(params=params, opt=tree).edited(self.stages, fresh, kept).opt
         self._refuse_values(tree)
-        flat = walk(editable(tree, "apply"))
+        verb = (
+            "apply" if self.verb in ("plan", "inverse") else self.verb
+        )  # rename and transform are their own verbs
+        flat = walk(editable(tree, verb))
         for stage in self.stages:
-            flat = stage.run(flat, verb="apply", kind=kind, remainder=kept)
+            flat = stage.run(flat, verb=verb, kind=kind, remainder=kept)
         if into is not None:
             flat = _put_into(flat, into)
-        return build(flat, flat.structure, verb="apply")
+        return build(flat, flat.structure, verb=verb)
 
     def _refuse_values(self, tree: Tree) -> None:
         """An op that changes values must not act on raw moments as if they were weights."""
@@ -138,9 +141,8 @@ class Plan:
         ]
         for path, spec in wanted.items():
             if path not in given:
-                problems.append(
-                    Problem("the second plan expects a leaf that the first does not give", text_of(path))
-                )
+                text = "the second plan expects a leaf that the first does not give"
+                problems.append(Problem(text, text_of(path), error=StructureError))
             elif given[path] != spec:
                 text = "the second plan expects another shape or dtype"
                 problems.append(Problem(text, text_of(path), str(spec), str(given[path]), error=SpecError))

@@ -215,9 +215,13 @@ def _collisions(bindings: Sequence[Binding], sep: str) -> list[Problem]:
                         )
                     )
                 owner[path] = binding
+    told: set[Path] = set()
     for path, binding in owner.items():
         for end in range(len(path)):
             if path[:end] in owner:
+                if path[:end] in told:
+                    break
+                told.add(path[:end])
                 other = owner[path[:end]]
                 problems.append(
                     Problem(

@@ -202,6 +202,11 @@ def _ready(rule: Rule, number: int, verb: str) -> Ready:
         part = left.get(name) or right[name]
         if part.kind == "star":
             side = "left" if name in left else "right"
+            if name == EVERYTHING and not all(isinstance(one, Pattern) for one in sources):
+                raise fail(
+                    "takes whole paths by a predicate or a regular expression, and its target has no place for them",
+                    "write ** into the target: 'moved/**'",
+                )
             raise fail(
                 f"has a {name.rstrip('0123456789')} only on the {side}", "name it: {name}, or {name:**}"
             )

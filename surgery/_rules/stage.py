@@ -294,6 +294,7 @@ def _make(binding: Binding, example: Leaf) -> list[Leaf]:
     else:
         backend = backend_of(example)  # type: ignore[assignment]
     row = [backend.from_numpy(array, like=example)]
+    backend = backend_of(row[0])  # beside leaves in a file, what is made is in memory
     for step in binding.steps[1:]:
         row = step.run(row, lambda op, xs: op.apply(xs, backend))
     return row

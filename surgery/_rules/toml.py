@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ def rules_to_toml(rules: Sequence[Rule]) -> str:
             fields.append("optional = true")
         if rule.expect is not None:
             fields.append(f"expect = {rule.expect}")
+        if rule.when is not None:
+            fields.append(f"when = {_value(rule.when)}")
         lines.append(f"  {{ {', '.join(fields)} }},")
     return "\n".join([*lines, "]", ""])
 
@@ -40,7 +43,11 @@ def _side(side: Any, rule: Rule) -> str:
     texts = as_list(side)
     for text in texts:
         if not isinstance(text, str):
-            raise RuleError(f"{rule!r} cannot be written to a file", hint="use text patterns on both sides")
+            raise RuleError(
+                f"{rule!r} cannot be written to a file",
+                verb="to_recipe",
+                hint="use text patterns on both sides",
+            )
     return _value(texts[0] if len(texts) == 1 else texts)
 
 
@@ -53,6 +60,8 @@ def _op(op: Op) -> str:
 
 def _value(value: Any) -> str:
     """Spell plain data as TOML; its basic strings are those of JSON."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # TOML spells inf and nan as Python does
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_value, value))}]"
     return json.dumps(value, ensure_ascii=False)
