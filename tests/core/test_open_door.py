@@ -127,7 +127,7 @@ def test_arrays_of_two_libraries_do_not_meet_in_one_op() -> None:
     with pytest.raises(sg.AdapterError) as error:
         sg.transform(tree, [("{a|b}", "c", sg.ops.stack())])
     assert str(error.value) == (
-        "apply: one op meets arrays of numpy and toyarrays at 'a'\n"
+        "transform: one op meets arrays of numpy and toyarrays at 'a'\n"
         "  hint: make them alike first: realize(tree, 'numpy'), or the name of one of the libraries"
     )
 
