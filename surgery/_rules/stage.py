@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from surgery._arrays.backend import Backend
 from surgery._errors import SHOWN, Problem, SpecError, StructureError, SurgeryError, nearest, raise_problems
 from surgery._ops.base import SlotKind
 from surgery._ops.structure import new
@@ -286,14 +287,10 @@ def _kept(names: Sequence[Path], remainder: Mapping[Path, Leaf]) -> Leaf:
 def _make(binding: Binding, example: Leaf) -> list[Leaf]:
     op = binding.steps[0].ops[0]
     assert isinstance(op, new)
-    array = op.make(text_of(binding.targets[0][0]))
-    if example is None:
-        from surgery._arrays.numpy import NUMPY
+    from surgery._arrays.numpy import NUMPY
 
-        backend = NUMPY
-    else:
-        backend = backend_of(example)  # type: ignore[assignment]
-    row = [backend.from_numpy(array, like=example)]
+    home: Backend = NUMPY if example is None else backend_of(example)
+    row = [home.from_numpy(op.make(text_of(binding.targets[0][0])), like=example)]
     backend = backend_of(row[0])  # beside leaves in a file, what is made is in memory
     for step in binding.steps[1:]:
         row = step.run(row, lambda op, xs: op.apply(xs, backend))
