@@ -223,6 +223,8 @@ def _rule(written: RuleFile, values: _Params, name: str) -> Rule:
     source = None if written.source == [] else written.source
     target = None if written.target == [] else written.target
     expect = values.fill(written.expect)
+    if expect is not None and type(expect) is not int:
+        raise RuleError("expect is no number", found=repr(expect), hint="a number, or '$name' of a parameter")
     ops = [_op(op, values) for op in written.ops]
     return Rule(
         source,
@@ -256,6 +258,7 @@ class _Params:
         self.name = name
         self.written = written
         self.config = config
+        self.open: list[str] = []  # parameters that are being computed, one for the other
 
     def fill(self, value: Any) -> Any:
         """Replace `"$name"` by the value of that parameter, in lists too."""
@@ -277,10 +280,15 @@ class _Params:
                 f"the parameter '{name}' comes from the model's config, and there is none",
                 hint="load a folder with its config.json, or give config=",
             )
+        if name in self.open:
+            raise RuleError(f"the parameter '{name}' depends on itself: {' -> '.join([*self.open, name])}")
+        self.open.append(name)
         try:
             value = _evaluate(ast.parse(expression, mode="eval").body, self._look_up)
         except (SyntaxError, TypeError, ZeroDivisionError) as error:
             raise RuleError(f"the parameter '{name}' = {expression!r} cannot be computed: {error}") from None
+        finally:
+            self.open.pop()
         if value is None:
             raise RuleError(
                 f"the config has no value for '{name}' = {expression!r}", hint="give config= with it"
