@@ -9,22 +9,22 @@ from unittest import SkipTest
 import numpy as np
 
 from surgery import ops
+from surgery._arrays.numpy import NUMPY
 from surgery._dtypes import is_floating, numpy_dtype
-from surgery._edit import rename, transform
 from surgery._errors import SpecError
-from surgery._files import realize
-from surgery._graft import graft
-from surgery._merge import merge
-from surgery._numpy import NUMPY
+from surgery._files.files import realize
 from surgery._ops.base import Op, whole
-from surgery._partition import label, partition
-from surgery._plan import plan
-from surgery._registry import backend_of, find_backend
-from surgery._select import drop, select
+from surgery._plans.edit import rename, transform
+from surgery._plans.graft import graft
+from surgery._plans.plan import plan
 from surgery._testing.arrays import ArrayChecks
 from surgery._testing.common import is_same_tree, raises, same_bits, sample
-from surgery._tree import flatten, map_with_path, paths, spec, unflatten
+from surgery._trees.registry import backend_of, find_backend
 from surgery._types import Leaf, TensorSpec, Tree
+from surgery._verbs.merge import merge
+from surgery._verbs.partition import label, partition
+from surgery._verbs.select import drop, select
+from surgery._verbs.tree import flatten, map_with_path, paths, spec, unflatten
 
 # One of each op on one tensor, and what it must be given.
 ONE_TO_ONE: tuple[tuple[Op, tuple[int, ...]], ...] = (

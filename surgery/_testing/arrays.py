@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from surgery._backend import Backend
+from surgery._arrays.backend import Backend
+from surgery._arrays.numpy import NUMPY
 from surgery._dtypes import DType, is_floating, is_lossless, numpy_dtype
-from surgery._numpy import NUMPY
-from surgery._registry import backend_of, is_array
 from surgery._testing.common import SHAPES, layouts, same_bits, sample
+from surgery._trees.registry import backend_of, is_array
 from surgery._types import Leaf
 
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from surgery._dtypes import DType, name_of, numpy_dtype
 from surgery._errors import SurgeryError
-from surgery._structure import same_aux
-from surgery._tree import walk
+from surgery._trees.structure import same_aux
 from surgery._types import Tree
+from surgery._verbs.tree import walk
 
 SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (3,), (0,), (2, 3), (4, 1, 2), (2, 0, 3))
 

@@ -12,16 +12,16 @@ from unittest import SkipTest
 
 import numpy as np
 
-from surgery._diff import equal
 from surgery._dtypes import DType
 from surgery._errors import FileError, PathError, SurgeryError
-from surgery._files import load, realize, save
-from surgery._format import FileTree, format_for, format_of
-from surgery._lazy import Lazy
+from surgery._files.files import load, realize, save
+from surgery._files.format import FileTree, format_for, format_of
 from surgery._ops.base import Box
+from surgery._ops.lazy import Lazy
 from surgery._testing.common import SHAPES, layouts, raises, same_bits, sample
-from surgery._tree import flatten, paths, spec
 from surgery._types import Leaf, TensorSpec, Tree
+from surgery._verbs.diff import equal
+from surgery._verbs.tree import flatten, paths, spec
 
 LARGE = 1 << 20  # elements: enough to tell reading from not reading
 

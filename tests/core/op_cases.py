@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import surgery as sg
 from surgery import ops
-from surgery._numpy import NUMPY
+from surgery._arrays.numpy import NUMPY
 from surgery._ops.structure import copies
 from tests.core.strategies import array_of
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import surgery as sg
 from surgery import ops
-from surgery._numpy import NUMPY
+from surgery._arrays.numpy import NUMPY
 from surgery._ops.base import OPS, op_of
 from surgery._ops.structure import same
 from tests.core.op_cases import ALL, MOVES, SHAPES, arrays_for, bits, boxes, cut, specs_of, takes

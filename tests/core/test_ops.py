@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 import surgery as sg
 from surgery import ops
-from surgery._abstract import ABSTRACT
-from surgery._numpy import NUMPY
+from surgery._arrays.abstract import ABSTRACT
+from surgery._arrays.numpy import NUMPY
 from tests.core.op_cases import (
     ALL,
     MOVES,
