@@ -303,6 +303,8 @@ def _close_at(top: dict[Key, Tree], path: Path, nodes: tuple[Node, ...], verb: s
             parent[key] = close_box(node.kind, node.aux, parent[key], path, verb)
             continue
         inside = parent.get(key)
+        if key in parent and not isinstance(inside, dict):
+            continue  # a leaf stands where this node was: None, or a container that is empty now
         children: dict[Key, Tree] = inside if isinstance(inside, dict) and key in parent else {}
         if not children and not is_childless(node) and path:
             return  # every child is gone, and the node with them

@@ -228,3 +228,13 @@ def test_a_report_where_a_leaf_belongs_is_refused_every_time(wrap: Any, sep: str
         with pytest.raises(sg.StructureError, match="a report stands where a leaf is expected") as error:
             sg.flatten(wrap(report), sep=sep)
         assert "graft and relabel return a pair: `tree, report = graft(...)`" in str(error.value)
+
+
+def test_a_leaf_put_where_an_empty_node_was_is_there_afterwards() -> None:
+    for nothing in (None, {}, [], (), sg.Missing()):
+        flat = sg.flatten({"a": nothing, "b": 1})
+        flat["a",] = 2
+        assert sg.unflatten(flat) == {"a": 2, "b": 1}, repr(nothing)
+    bare = sg.flatten(None)
+    bare[()] = 3
+    assert sg.unflatten(bare) == 3
