@@ -93,7 +93,7 @@ def _is_sole_name(leaves: Sequence[Leaf]) -> bool:
 
 
 def _has_other_names(tree: Tree, replaced: Sequence[Leaf]) -> bool:
-    """Whether a replaced leaf also stands in the tree under a name that keeps it."""
+    """Whether a replaced leaf also stands in the tree under another name, replaced or kept."""
     wanted = set(map(id, replaced))
     found = 0
     stack: list[Any] = [tree]
@@ -104,7 +104,7 @@ def _has_other_names(tree: Tree, replaced: Sequence[Leaf]) -> bool:
                 found += id(child) in wanted
             else:
                 stack.append(child)
-    return found != len(replaced)
+    return found != len(replaced) or len(wanted) < len(replaced)
 
 
 def _children(node: Tree) -> Sequence[Tree]:
