@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from surgery._dtypes import is_lossless
-from surgery._errors import SHOWN, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
+from surgery._errors import (
+    SHOWN,
+    PathError,
+    Problem,
+    RuleError,
+    SpecError,
+    StructureError,
+    nearest,
+    raise_problems,
+)
 from surgery._paths.automaton import Where
 from surgery._paths.path import all_plain, parse_path, text_of
 from surgery._plans.overlay import Overlay
@@ -82,7 +91,7 @@ def graft(
       missing  head/w      f64[3]  kept from the target
     """
     target = editable(target, "graft")
-    donor = extract(donor, donor_at) if donor_at else as_tree(donor)
+    donor = _part(donor, donor_at) if donor_at else as_tree(donor)
     place = _place(target, at)
     if rules is None and missing == "keep-target" and unexpected == mismatched == "error":
         quick = _graft_quickly(target, donor, place)
@@ -93,6 +102,15 @@ def graft(
     work = _Graft(walk(target), missing, unexpected, mismatched)
     work.take(walk(donor), place)
     return work.finish()
+
+
+def _part(donor: Tree, at: str | Path) -> Tree:
+    try:
+        return extract(donor, at)
+    except PathError as error:
+        first = error.problems[0]
+        message = f"{first.message} in the donor"
+        raise PathError(message, verb="graft", path=first.path, hint=first.hint) from None
 
 
 def _place(target: Tree, at: str | Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from surgery._errors import Problem, RuleError, StructureError, raise_problems
@@ -137,7 +137,7 @@ def partition(
     """
     tree = editable(tree, "partition")
     ready = Rules(rules, default, "partition")
-    values = list(dict.fromkeys(ready.values.values()))
+    values = _distinct(ready.values.values())
     number = {value: k for k, value in enumerate(values)}
     place = {n: number[value] for n, value in ready.values.items()}
     try:
@@ -155,3 +155,18 @@ def partition(
         )
         for value in values
     }
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    """Return each value once, in order: they become the keys of the parts."""
+    out: dict[Any, None] = {}
+    for value in values:
+        try:
+            out[value] = None
+        except TypeError:
+            raise RuleError(
+                f"{value!r} cannot name a part: it is not hashable",
+                verb="partition",
+                hint="a text, a number, a tuple; label(tree, rules) takes any value",
+            ) from None
+    return list(out)
