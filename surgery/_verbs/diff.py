@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from surgery._report import Report, Row
 from surgery._trees.flat import Flat
 from surgery._trees.modules import as_tree
 from surgery._trees.registry import find_backend, kind_of, spec_of
-from surgery._trees.structure import Node, attributes_of, same_aux
+from surgery._trees.structure import Node, attributes_of, is_childless, same_aux
 from surgery._types import Leaf, Path, Tree
 from surgery._verbs.tree import walk
 
@@ -63,19 +63,46 @@ def _places(a: Flat, b: Flat, values: bool) -> Iterator[Row]:
 
 
 def _containers(a: Flat, b: Flat) -> Iterator[Row]:
+    inner = [_Inner(a), _Inner(b)]
     for path in dict.fromkeys([*a.structure, *b.structure]):
-        names = [tuple(node.kind.name for node in flat.structure.get(path, ())) for flat in (a, b)]
-        if names[0] != names[1] and all(path in flat.structure or _is_node(flat, path) for flat in (a, b)):
-            before, after = (" of ".join(found) or "dict" for found in names)
-            yield Row("container", path, before, after)
-        elif names[0] == names[1]:
-            for x, y in zip(a.structure.get(path, ()), b.structure.get(path, ()), strict=True):
-                if x.kind.family == "box" and not same_aux(x.aux, y.aux):
-                    yield Row("container", path, after=x.kind.name, note="with other metadata")
+        nodes = [flat.structure.get(path, ()) for flat in (a, b)]
+        names = [
+            tuple(node.kind.name for node in found) or (("dict",) if path in inside else ())
+            for found, inside in zip(nodes, inner, strict=True)
+        ]
+        if all(names):
+            if names[0] != names[1]:
+                yield Row("container", path, " of ".join(names[0]), " of ".join(names[1]))
+            elif nodes[0] and nodes[1]:
+                yield from _metadata(path, *nodes)
+        elif path not in a and path not in b:
+            there = nodes[0] or nodes[1]
+            if there and is_childless(there[-1]):  # what is in others, their leaves tell
+                shown = (
+                    f"an empty {there[-1].kind.name}"
+                    if there[-1].kind.family != "fields"
+                    else there[-1].kind.name
+                )
+                yield Row("removed", path, before=shown) if nodes[0] else Row("added", path, after=shown)
 
 
-def _is_node(flat: Flat, path: Path) -> bool:
-    return not path or any(other[: len(path)] == path for other in flat)
+def _metadata(path: Path, a: Sequence[Node], b: Sequence[Node]) -> Iterator[Row]:
+    for x, y in zip(a, b, strict=True):
+        if x.kind.family == "box" and not same_aux(x.aux, y.aux):
+            yield Row("container", path, after=x.kind.name, note="with other metadata")
+
+
+class _Inner:
+    """The places of a tree that have leaves below them, listed when they are first asked for."""
+
+    def __init__(self, flat: Flat) -> None:
+        self.flat = flat
+        self.places: set[Path] | None = None
+
+    def __contains__(self, path: Path) -> bool:
+        if self.places is None:
+            self.places = {found[:n] for found in self.flat for n in range(len(found))}
+        return path in self.places
 
 
 def value_difference(a: Leaf, b: Leaf) -> str | None:
