@@ -109,7 +109,7 @@ def _nodes_for(
         if is_childless(last) and last.kind.family != "mapping":
             continue  # None, a hole, an empty tuple: nothing that could take children
         if _fits(last, keys):
-            return (*nodes[:-1], last._replace(keys=keys))
+            return (*nodes[:-1], last._replace(keys=_in_place(last, keys)))
         if place == origin == prefix:
             raise StructureError(
                 f"a {last.kind.name} cannot hold these keys",
@@ -176,6 +176,13 @@ def _fits(node: Node, keys: tuple[Key, ...]) -> bool:
     if family == "fields":
         return set(keys) == set(node.keys)
     return family == "mapping"
+
+
+def _in_place(node: Node, keys: tuple[Key, ...]) -> tuple[Key, ...]:
+    """Return the keys in the order in which this kind is built: of the leaves only in a mapping."""
+    if node.kind.family == "sequence":
+        return tuple(range(len(keys)))
+    return node.keys if node.kind.family == "fields" else keys
 
 
 def _remember_order(new: Structure, children: Mapping[Path, Mapping[Key, None]], joined: set[Path]) -> None:
