@@ -7,7 +7,7 @@ that, what stood there before; failing that, the kind of its parent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 from surgery._errors import StructureError
 from surgery._paths.path import text_of
@@ -24,13 +24,13 @@ def ordered_paths(leaves: Iterable[Path], structure: Structure) -> list[Path]:
     found = list(leaves)
     if not childless:
         return found
-    trie: dict[Key, dict] = {}  # type: ignore[type-arg]
+    trie: dict[Key, Any] = {}
     for path in [*found, *childless]:
         node = trie
         for key in path:
             node = node.setdefault(key, {})
     out: list[Path] = []
-    stack: list[tuple[Path, dict]] = [((), trie)]  # type: ignore[type-arg]
+    stack: list[tuple[Path, dict[Key, Any]]] = [((), trie)]
     while stack:
         path, node = stack.pop()
         if not node:
@@ -38,11 +38,29 @@ def ordered_paths(leaves: Iterable[Path], structure: Structure) -> list[Path]:
             continue
         keys: Sequence[Key] = list(node)
         record = structure.get(path)
-        if record and record[-1].sep is None:
+        if record and record[-1].sep is not None:
+            out += _by_name(path, record[-1], node)
+            continue
+        if record:
             known = [key for key in record[-1].keys if key in node]
             keys = known + [key for key in keys if key not in set(known)]
         stack.extend(((*path, key), node[key]) for key in reversed(keys))
     return out
+
+
+def _by_name(at: Path, record: Node, trie: Mapping[Key, Any]) -> list[Path]:
+    """Return the paths below a mapping of joined names in the order of the names, unknown ones last."""
+    inside: dict[Path, None] = {}
+    stack: list[tuple[Path, Mapping[Key, Any]]] = [(at, trie)]
+    while stack:
+        path, node = stack.pop()
+        if not node:
+            inside[path] = None
+        stack.extend(((*path, key), node[key]) for key in reversed(node))
+    names = [(*at, *split_name(str(name), record.sep or ".")) for name in record.keys]
+    known = [path for path in names if path in inside]
+    first = set(known)
+    return known + [path for path in inside if path not in first]
 
 
 def restructure(old: Structure, moves: Sequence[Move], *, verb: str) -> Structure:

@@ -43,7 +43,7 @@ def test_a_cast_that_has_an_inverse_comes_back_with_every_value(source: str, tar
         with np.errstate(invalid="ignore"):
             nan = np.isnan(x)
             np.testing.assert_array_equal(np.isnan(back), nan)
-        assert bits(np.where(nan, 0, back).astype(x.dtype)) == bits(np.where(nan, 0, x).astype(x.dtype))
+        assert bits(back[~nan]) == bits(x[~nan])
 
 
 def test_a_cast_to_complex_says_that_its_way_back_would_drop_something() -> None:

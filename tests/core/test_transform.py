@@ -114,6 +114,12 @@ def test_a_mapping_of_ones_own_is_built_again() -> None:
     assert type(out["m"]) is ReadOnly and dict(out["m"]) == {"c": 1, "b": 2}
 
 
+def test_joined_names_keep_their_order_where_none_stands_among_them() -> None:
+    tree = {"b.y": None, "a.x": 1, "b.z": 2, "a.w": {}}
+    assert list(sg.rename(tree, [("a.x", "a.v")])) == ["b.y", "a.v", "b.z", "a.w"]
+    assert list(sg.rename({"sd": tree}, [("sd.b.z", "sd.c")])["sd"]) == ["b.y", "a.x", "c", "a.w"]
+
+
 def test_nothing_that_was_given_is_changed() -> None:
     tree = {"a": {"w": np.ones((2, 3))}, "b": [1, {"c": 2}]}
     before = sg.flatten(tree).copy()
