@@ -257,7 +257,9 @@ def load_sharded(index: FilePath) -> FileTree:
         raise _damaged(index, f"it is no index of shards ({error})") from None
     if not all(isinstance(name, str) and isinstance(file, str) for name, file in pairs):
         raise _damaged(index, "its weight_map is not text to text")
-    folder, metadata = index.parent, {}
+    folder = index.parent
+    metadata: dict[str, str] = {}
+    ties: dict[str, str] = {}
     shards: dict[str, dict[str, Entry]] = {}
     for file in dict.fromkeys(weight_map.values()):
         if FilePath(file).name != file or file in ("", ".", ".."):
@@ -267,7 +269,10 @@ def load_sharded(index: FilePath) -> FileTree:
                 f"the shard '{file}' is missing", verb="load", hint=f"'{index}' lists it: copy it again"
             )
         shards[file], meta = read_header(folder / file)
+        ties |= _ties_in(meta, folder / file)
         metadata.update(meta)
+    if ties:
+        metadata[TIES] = json.dumps(ties)  # each shard says its own
     problems: list[Problem] = []
     tree: dict[str, Lazy] = {}
     for name, file in pairs:
@@ -290,16 +295,19 @@ def load_sharded(index: FilePath) -> FileTree:
 
 def _with_ties(tree: dict[str, Lazy], metadata: Mapping[str, str], file: FilePath) -> dict[str, Lazy]:
     """Put back the names that were dropped because another holds their tensor."""
-    try:
-        ties = json.loads(metadata.get(TIES, "{}"))
-        pairs = [(str(name), str(other)) for name, other in ties.items()]
-    except (ValueError, AttributeError, RecursionError):
-        raise _damaged(file, f"its {TIES} is no JSON object") from None
-    for name, other in pairs:
+    for name, other in _ties_in(metadata, file).items():
         if name in tree or other not in tree:
             raise _damaged(file, f"its {TIES} ties '{name}' to '{other}', which does not fit its tensors")
         tree[name] = tree[other]
     return tree
+
+
+def _ties_in(metadata: Mapping[str, str], file: FilePath) -> dict[str, str]:
+    """Return what a file's metadata says of ties: dropped name -> name that holds the tensor."""
+    try:
+        return {str(name): str(other) for name, other in json.loads(metadata.get(TIES, "{}")).items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise _damaged(file, f"its {TIES} is no JSON object") from None
 
 
 def write(

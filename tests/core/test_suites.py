@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+import surgery as sg
 from surgery.testing import AdapterSuite, FormatSuite
 from tests.core.strategies import Frozen, Pair, Plain, ReadOnly
 
@@ -33,6 +35,19 @@ class TestNumpy(AdapterSuite):
             "odd keys": {"": {0: w, "0": b}, "a": {"/": self.leaf(1), "\\": self.leaf(2)}},
             "read only": {"mapping": ReadOnly({"w": w})},
         }
+
+
+def test_ties_in_several_shards_all_come_back(tmp_path: Path) -> None:
+    """A metadata key of the last shard once took the place of those before it, and names were gone."""
+    a, b, c = (np.arange(100.0) + n for n in range(3))
+    folder = tmp_path / "model"
+    sg.save({"a": a, "a2": a, "b": b, "b2": b, "c": c}, f"{folder}/", shard_limit=800)
+    assert len(list(folder.glob("*.safetensors"))) == 3
+    found = sg.load(folder)
+    assert {name: spec.alias for name, spec in sg.flatten(sg.spec(found), sep="/").items()} == {
+        **{"a": "a", "a2": "a", "b": "b", "b2": "b", "c": None}
+    }
+    assert sg.realize(found)["a2"].tolist() == a.tolist()
 
 
 class TestSafetensors(FormatSuite):
