@@ -15,7 +15,8 @@ import numpy as np
 from surgery._dtypes import DType
 from surgery._errors import FileError, PathError, SurgeryError
 from surgery._files.files import load, realize, save
-from surgery._files.format import FileTree, format_for, format_of
+from surgery._files.format import FileTree
+from surgery._files.recognise import format_for, format_of
 from surgery._ops.base import Box
 from surgery._ops.lazy import Lazy
 from surgery._testing.common import SHAPES, layouts, raises, same_bits, sample
