@@ -63,27 +63,29 @@ def _places(a: Flat, b: Flat, values: bool) -> Iterator[Row]:
 
 
 def _containers(a: Flat, b: Flat) -> Iterator[Row]:
-    inner = [_Inner(a), _Inner(b)]
+    inner_a, inner_b = _Inner(a), _Inner(b)
+    told: set[Path] = set()
+    alone: list[Path] = []
     for path in dict.fromkeys([*a.structure, *b.structure]):
-        nodes = [flat.structure.get(path, ()) for flat in (a, b)]
-        names = [
-            tuple(node.kind.name for node in found) or (("dict",) if path in inside else ())
-            for found, inside in zip(nodes, inner, strict=True)
-        ]
-        if all(names):
-            if names[0] != names[1]:
-                yield Row("container", path, " of ".join(names[0]), " of ".join(names[1]))
-            elif nodes[0] and nodes[1]:
-                yield from _metadata(path, *nodes)
-        elif path not in a and path not in b:
-            there = nodes[0] or nodes[1]
-            if there and is_childless(there[-1]):  # what is in others, their leaves tell
-                shown = (
-                    f"an empty {there[-1].kind.name}"
-                    if there[-1].kind.family != "fields"
-                    else there[-1].kind.name
-                )
-                yield Row("removed", path, before=shown) if nodes[0] else Row("added", path, after=shown)
+        one, two = a.structure.get(path, ()), b.structure.get(path, ())
+        before, after = _kinds(one, path in inner_a), _kinds(two, path in inner_b)
+        if before and after and before != after:
+            told.add(path)
+            yield Row("container", path, before, after)
+        elif one and two:
+            yield from _metadata(path, one, two)
+        elif not (before and after) and path not in a and path not in b:
+            alone.append(path)
+    for path in alone:  # a container with leaves is told by them, one in a place that differs by that
+        node = (a.structure.get(path) or b.structure[path])[-1]
+        if is_childless(node) and not any(path[:n] in told for n in range(len(path))):
+            shown = node.kind.name if node.kind.family == "fields" else f"an empty {node.kind.name}"
+            yield Row("removed", path, shown) if path in a.structure else Row("added", path, after=shown)
+
+
+def _kinds(nodes: Sequence[Node], is_inner: bool) -> str:
+    """Name the containers at one place, outermost first; nothing where there is none."""
+    return " of ".join(node.kind.name for node in nodes) or ("dict" if is_inner else "")
 
 
 def _metadata(path: Path, a: Sequence[Node], b: Sequence[Node]) -> Iterator[Row]:
