@@ -303,7 +303,8 @@ def _check(node: Tree, path: tuple[Key, ...], problems: list[Problem]) -> None:
     backend = find_backend(node)
     if backend is None or not backend.holds_data(node):
         found = f"a {type(node).__name__}"
-        problems.append(Problem("msgpack cannot hold this leaf", text, found=found, error=FileError))
+        what = "msgpack cannot hold this leaf" if backend is None else "a leaf has no data"
+        problems.append(Problem(what, text, found=found, error=FileError))
     elif not is_known(backend.spec(node).dtype):
         found = str(backend.spec(node))
         hint = (

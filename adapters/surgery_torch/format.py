@@ -26,6 +26,7 @@ from surgery.extend import (
     Tree,
     attributes_of,
     find_backend,
+    is_known,
     kind_of,
     raise_problems,
 )
@@ -219,10 +220,16 @@ def _plain_leaf(leaf: Any, path: tuple[Key, ...], problems: list[Problem], seen:
     text = "/".join(map(str, path))
     if backend is None or not backend.holds_data(leaf):
         found = f"a {type(leaf).__name__}"
-        problems.append(Problem("the file cannot hold this leaf", text, found=found, error=FileError))
+        what = "the file cannot hold this leaf" if backend is None else "a leaf has no data"
+        problems.append(Problem(what, text, found=found, error=FileError))
         return None
     if backend is TORCH:
         return TORCH.settled(leaf)
+    if not is_known(backend.spec(leaf).dtype):
+        found = str(backend.spec(leaf))
+        hint = "save a PRNG key as jax.random.key_data(key)" if found[:4] == "key<" else "cast or drop it"
+        problems.append(Problem("the file cannot hold this dtype", text, None, found, hint, FileError))
+        return None
     name = backend.identity(leaf)
     if name is None or name not in seen:
         tensor = TORCH.from_numpy(backend.to_numpy(leaf))

@@ -13,7 +13,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from surgery._errors import PathError, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
+from surgery._errors import (
+    PathError,
+    Problem,
+    RuleError,
+    SpecError,
+    StructureError,
+    SurgeryError,
+    nearest,
+    problem_at,
+    raise_problems,
+)
 from surgery._ops.base import Exactness, Op, SlotKind
 from surgery._paths.path import parse_path, text_of
 from surgery._plans.rows import rows_of
@@ -381,6 +391,11 @@ def _put_into(flat: Flat, into: Tree) -> Flat:
         )
         for n, path in enumerate(extra)
     ]
+    leaves = dict(goal)
+    for path in flat.keys() & goal.keys():
+        try:
+            leaves[path] = place_like(flat[path], goal[path])
+        except SurgeryError as error:
+            problems.append(problem_at(text_of(path, goal.structure.sep), error))
     raise_problems("apply", problems, of=f"{len(goal)} leaves")
-    leaves = {path: place_like(flat[path], leaf) if path in flat else leaf for path, leaf in goal.items()}
     return Flat(leaves, structure=goal.structure)

@@ -195,9 +195,11 @@ def test_B21_a_count_that_is_set_through_map_with_path_keeps_its_type() -> None:
     out = sg.map_with_path(lambda path, leaf: jnp.full_like(leaf, 5), state, where="[0]/count")
     assert out[0].count == 5 and out[0].count.dtype == jnp.int32 and not out[0].count.weak_type
     with pytest.raises(sg.SpecError, match=r"the dtype narrows at '\[0\]/count'"):
-        sg.graft(state, {0: {"count": 5}}, missing="keep-target")
-    out, _ = sg.graft(state, {0: {"count": np.int32(5)}}, missing="keep-target")
-    assert isinstance(out[0].count, jax.Array) and out[0].count == 5
+        sg.graft(state, {0: {"count": 2**31}}, missing="keep-target")
+    for count in (5, np.int32(5)):
+        out, _ = sg.graft(state, {0: {"count": count}}, missing="keep-target")
+        assert isinstance(out[0].count, jax.Array) and out[0].count == 5
+        assert out[0].count.dtype == jnp.int32 and not out[0].count.weak_type
 
 
 def test_B22_a_masked_weight_decay_is_another_structure_and_diff_says_where() -> None:
