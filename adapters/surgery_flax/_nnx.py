@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,12 +183,10 @@ def from_linen(variables: Tree) -> Any:
             )
             continue
         *above, name = (int(key) if str(key).isdecimal() else key for key in path[1:])
-        node = out
+        node: Any = out
         for key in above:
-            node = node.setdefault(key, {})
-            if not isinstance(node, Mapping):
-                break
-        if not isinstance(node, Mapping) or name in node:
+            node = node.setdefault(key, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name in node:
             problems.append(
                 Problem("two collections hold one place", text_of(path[1:]), error=StructureError)
             )

@@ -180,8 +180,9 @@ def _real(leaf: Leaf, backend: Backend, device: Any, done: dict[Hashable, Leaf])
 
 
 def _moved(leaf: Leaf, ours: Backend, backend: Backend, device: Any) -> Leaf:
-    if ours is backend and hasattr(ours, "move"):
-        return ours.move(leaf, device=device)
+    move = getattr(ours, "move", None)
+    if ours is backend and move is not None:
+        return move(leaf, device=device)
     spec = ours.spec(leaf)
     if spec.dtype.startswith("key<"):  # jax has the numbers in it, but no other library the type
         hint = "take jax.random.key_data(key)"

@@ -344,7 +344,7 @@ def test_B11_no_op_on_raw_paths_moves_row_and_column_statistics_as_if_they_were_
 OTHER_FIELDS: dict[str, Any] = {
     "ScaleByAmsgradState": optax.amsgrad(1e-2),
     "ScaleByAdanState": optax.adan(1e-2),
-    "ScaleByAdemamixState": optax.contrib.ademamix(1e-2),
+    "ScaleByAdemamixState": optax.contrib.ademamix(1e-2) if hasattr(optax.contrib, "ademamix") else None,
     "ProdigyState": optax.contrib.prodigy(),
     "DoGState": optax.contrib.dog(1.0),
     "MomoAdamState": optax.contrib.momo_adam(),
@@ -355,6 +355,8 @@ OTHER_FIELDS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", OTHER_FIELDS)
 def test_B14_states_with_other_fields_are_refused_by_name(name: str) -> None:
+    if OTHER_FIELDS[name] is None:
+        pytest.skip("this optax has it not yet")
     refuses(OTHER_FIELDS[name], name=name)
 
 
