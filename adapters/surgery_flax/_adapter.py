@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ class FlaxAdapter(Adapter):
         flax_kind = _flax_kind(node)
         if flax_kind is not None:
             return flax_kind
-        plain = isinstance(node, (dict, OrderedDict, Mapping, list, tuple))
+        plain = isinstance(node, (dict, Mapping, list, tuple)) and not is_dataclass(node)
         if plain or _is_nnx_module(node) or jax.tree_util.all_leaves([node]):
             return None
         return Registered(cls)

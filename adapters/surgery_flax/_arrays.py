@@ -105,6 +105,8 @@ class JaxBackend:
         array = np.asarray(array)
         _refuse_narrowing(array.dtype)
         place = device if device is not None else _chosen_place(like, array.shape)
+        if _is_on_host(place):
+            array = array.copy()  # jax would take the memory as its own, and it is the caller's
         return jnp.asarray(array) if place is None else jax.device_put(array, place)
 
 
@@ -217,6 +219,13 @@ def _chosen_place(like: Leaf | None, shape: Sequence[int]) -> Sharding | None:
 def _number(device: Any) -> int:
     number: int = device.id
     return number
+
+
+def _is_on_host(place: Any) -> bool:
+    if place is None:
+        return jax.default_backend() == "cpu" or getattr(jax.config, "jax_default_device", None) is not None
+    devices = place.device_set if isinstance(place, Sharding) else [place]
+    return any(getattr(device, "platform", "cpu") == "cpu" for device in devices)
 
 
 def _must_live_together(xs: Sequence[Leaf]) -> None:

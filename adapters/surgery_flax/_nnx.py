@@ -116,7 +116,7 @@ def nnx_parts(source: Any) -> Parts | None:
     if not (isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], nnx.Optimizer)):
         return None
     model, optimizer = source
-    return NnxParts(nnx.state(model, optimizer.wrt), optimizer.opt_state, step=optimizer.step.get_value())
+    return NnxParts(nnx.state(model, optimizer.wrt), optimizer.opt_state, step=optimizer.step[...])
 
 
 def write_nnx(state: Any, module: Any, optimizer: Any) -> None:
