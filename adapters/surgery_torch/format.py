@@ -214,7 +214,7 @@ def _plain(node: Tree, path: tuple[Key, ...], problems: list[Problem], seen: dic
 def _plain_leaf(leaf: Any, path: tuple[Key, ...], problems: list[Problem], seen: dict[Any, Any]) -> Any:
     from surgery_torch._arrays import TORCH
 
-    if isinstance(leaf, (bool, int, float, complex, str, bytes)):
+    if type(leaf) in (bool, int, float, complex, str, bytes):  # numpy's float64 is a float to Python
         return leaf
     backend = find_backend(leaf)
     text = "/".join(map(str, path))

@@ -139,7 +139,7 @@ class _Graft:
     def take(self, donor: Flat, place: Path) -> None:
         """Find the place of every donor leaf."""
         retype = retyper(self.target, self.target)
-        arrivals = {retype((*place, *path)): leaf for path, leaf in donor.items()}
+        arrivals = {self._inside_box(retype((*place, *path))): leaf for path, leaf in donor.items()}
         if len(arrivals) < len(donor):
             raise RuleError(
                 "two leaves of the donor go to one place", verb="graft", hint="rename one with rules="
@@ -157,6 +157,15 @@ class _Graft:
         for path, leaf in self.target.items():
             if path not in self.rows:
                 self._absent(path, leaf, missing.get(path, "error"), arrivals)
+
+    def _inside_box(self, path: Path) -> Path:
+        """Return the place of a leaf that a file spells `w/value`, where the target has `w` in a box."""
+        boxed = path[:-1]
+        while path not in self.target and path and path[-1] == "value" and boxed in self.target:
+            if not any(node.kind.family == "box" for node in self.target.structure.get(boxed, ())):
+                break
+            path, boxed = boxed, boxed[:-1]
+        return path
 
     def _fit(self, path: Path, leaf: Leaf, policies: Mapping[Path, str]) -> None:
         mine = self.target[path]
