@@ -94,6 +94,7 @@ EDITS: dict[str, list[Any]] = {
             sg.ops.rearrange("i (three h d) -> i (h three d)", three=3, h=2),
         )
     ],
+    "concat_eleven_layers": [("layer_{n:int}/out/kernel", "out/kernel", sg.ops.concat(axis=0))],
     "stack_eleven_layers": [("layer_{n:int}/{rest:**}", "layers/{rest}", sg.ops.stack(axis=0))],
     "stack_on_the_second_axis": [("layer_{n:int}/{r:**}/kernel", "layers/{r}/kernel", sg.ops.stack(axis=1))],
     "all_of_it": [
@@ -163,9 +164,17 @@ WRONG: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("fault", WRONG)
-def test_the_same_comparison_sees_what_goes_wrong(fault: str) -> None:
-    tx = OPTIMIZERS["adam"]
+@pytest.mark.parametrize(
+    ("optimizer", "fault"),
+    [
+        (optimizer, fault)
+        for optimizer in ("adam", "adamw_on_a_schedule", "sgd_momentum")
+        for fault in WRONG
+        if not (optimizer == "sgd_momentum" and fault == "count_off_by_one")
+    ],
+)
+def test_the_same_comparison_sees_what_goes_wrong(optimizer: str, fault: str) -> None:
+    tx = OPTIMIZERS[optimizer]
     params, state, (value, *end) = uninterrupted(tx)
     plan = sg.plan(EDITS["transpose_square_kernels"], params)
     wrong = WRONG[fault](plan, tx, params, state)
