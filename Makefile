@@ -1,6 +1,6 @@
 # make demo       the main job, on real trained weights
 # make test       formatting, types, every test but the long ones (under 15 minutes)
-# make test-all   the long ones (under 45)
+# make test-all   the long ones, and tests/flax with the oldest jax and flax (under 45)
 # Both make the environments that they need, from nothing, and can be run again.
 
 PYTHON ?= python3

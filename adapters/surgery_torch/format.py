@@ -220,8 +220,7 @@ def _plain_leaf(leaf: Any, path: tuple[Key, ...], problems: list[Problem], seen:
     text = "/".join(map(str, path))
     if backend is None or not backend.holds_data(leaf):
         found = f"a {type(leaf).__name__}"
-        what = "the file cannot hold this leaf" if backend is None else "a leaf has no data"
-        problems.append(Problem(what, text, found=found, error=FileError))
+        problems.append(Problem("the file cannot hold this leaf", text, found=found, error=FileError))
         return None
     if backend is TORCH:
         return TORCH.settled(leaf)

@@ -298,7 +298,7 @@ def test_D4_an_abstract_optimizer_state_is_moved_with_its_params() -> None:
 
 @pytest.mark.parametrize("ending", FILES)
 def test_D4_shapes_are_not_saved(ending: str, tmp_path: Path) -> None:
-    with pytest.raises(sg.FileError, match="a leaf has no data at 'w'"):
+    with pytest.raises(sg.FileError, match=r"(a leaf has no data|the file cannot hold this leaf) at 'w'"):
         sg.save(jax.eval_shape(lambda: {"w": W}), tmp_path / f"x.{ending}")
     assert not list(tmp_path.iterdir())
 
@@ -353,7 +353,7 @@ def test_D6_two_deleted_arrays_are_not_called_equal() -> None:
 
 @pytest.mark.parametrize("ending", FILES)
 def test_D6_a_deleted_array_is_not_saved(ending: str, tmp_path: Path) -> None:
-    with pytest.raises(sg.FileError, match="a leaf has no data at 'w'"):
+    with pytest.raises(sg.FileError, match=r"(a leaf has no data|the file cannot hold this leaf) at 'w'"):
         sg.save({"w": deleted()}, tmp_path / f"x.{ending}")
     assert not list(tmp_path.iterdir())
 
