@@ -1,20 +1,21 @@
 # make demo       the main job, on real trained weights
 # make test       formatting, types, every test but the long ones (under 15 minutes)
-# make test-all   the long ones (under 45)
+# make test-all   the long ones, and tests/flax with the oldest jax and flax (under 45)
 # Both make the environments that they need, from nothing, and can be run again.
 
 PYTHON ?= python3
 BIN := .venv/bin
 OLD := .venv-oldest/bin
+OLD_FLAX := .venv-oldest-flax/bin
 
-.PHONY: demo test test-all lint types pytest oldest docs bench clean
+.PHONY: demo test test-all lint types pytest oldest oldest-flax docs bench clean
 
 demo: .venv/ready .venv/minilm
 	$(BIN)/python examples/demo.py
 
 test: lint types pytest oldest
 
-test-all: .venv/ready .venv/minilm
+test-all: .venv/ready .venv/minilm oldest-flax
 	$(BIN)/python -m pytest -n 2 -m slow tests
 
 lint: .venv/ready
@@ -30,6 +31,9 @@ pytest: .venv/ready .venv/minilm
 
 oldest: .venv-oldest/ready
 	$(OLD)/python -m pytest tests/core -p no:cacheprovider
+
+oldest-flax: .venv-oldest-flax/ready
+	$(OLD_FLAX)/python -m pytest tests/flax adapters/surgery_flax -p no:cacheprovider
 
 docs: .venv/ready .venv/docs
 	$(BIN)/sphinx-build -q -W -b html docs docs/_build
@@ -61,5 +65,12 @@ bench: .venv/ready
 	$(OLD)/pip install --quiet --constraint constraints-oldest.txt --editable . hypothesis pytest
 	touch $@
 
+.venv-oldest-flax/ready: pyproject.toml constraints-oldest.txt constraints-oldest-flax.txt
+	test -x $(OLD_FLAX)/python || $(PYTHON) -m venv .venv-oldest-flax
+	$(OLD_FLAX)/pip install --quiet --upgrade pip
+	$(OLD_FLAX)/pip install --quiet --constraint constraints-oldest.txt --constraint constraints-oldest-flax.txt \
+		--editable '.[flax]' equinox hypothesis pytest
+	touch $@
+
 clean:
-	rm -rf .venv .venv-oldest .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build demo-output
+	rm -rf .venv .venv-oldest .venv-oldest-flax .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build demo-output

@@ -143,6 +143,12 @@ def _raise(verb: str, problems: Sequence[Problem], of: str | None) -> NoReturn:
     raise error("\n".join(lines), verb=verb, problems=problems)
 
 
+def problem_at(path: str, error: SurgeryError) -> Problem:
+    """Return the first problem of an error, with the place that only the caller knows."""
+    first = error.problems[0]
+    return Problem(first.message, first.path or path, first.expected, first.found, first.hint, type(error))
+
+
 def nearest(name: str, names: Iterable[str], *, count: int = 3) -> str | None:
     """Return a hint that lists the names most like `name`, or None if none is.
 

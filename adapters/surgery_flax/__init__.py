@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from surgery_flax._adapter import ADAPTER as ADAPTER
-    from surgery_flax._module import update as update
+    from surgery_flax._nnx import update as update
 
-_HOME = {"ADAPTER": "_adapter", "update": "_module"}
+_HOME = {"ADAPTER": "_adapter", "update": "_nnx"}
 
 __all__ = ["ADAPTER", "update"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ class FlaxAdapter(Adapter):
         flax_kind = _flax_kind(node)
         if flax_kind is not None:
             return flax_kind
-        plain = isinstance(node, (dict, OrderedDict, Mapping, list, tuple))
+        plain = isinstance(node, (dict, Mapping, list, tuple)) and not is_dataclass(node)
         if plain or _is_nnx_module(node) or jax.tree_util.all_leaves([node]):
             return None
         return Registered(cls)
@@ -46,7 +46,20 @@ class FlaxAdapter(Adapter):
     def slots(self, opt_state: Any, params: Flat, /) -> Slots | None:
         return optax_slots(opt_state, params) if is_optax_state(opt_state) else None
 
+    def finish(self, tree: Tree, target: str, /) -> Tree:
+        if target != "nnx":
+            return tree
+        from surgery_flax._nnx import from_linen
+
+        return from_linen(tree)
+
     def training(self, source: Any, names: Sequence[str] | None, /) -> Parts | None:
+        if "flax.nnx" in sys.modules:
+            from surgery_flax._nnx import nnx_parts
+
+            found = nnx_parts(source)
+            if found is not None:
+                return found
         module = sys.modules.get("flax.training.train_state")
         if module is None or not isinstance(source, module.TrainState):
             return None
@@ -54,8 +67,13 @@ class FlaxAdapter(Adapter):
             source.params, source.opt_state, lambda params, opt: source.replace(params=params, opt_state=opt)
         )
 
+    def write_training(self, state: Any, module: Any, optimizer: Any, /) -> None:
+        from surgery_flax._nnx import write_nnx
+
+        write_nnx(state, module, optimizer)
+
     def is_optimizer_state(self, tree: Any, /) -> bool:
-        return is_optax_state(tree)
+        return is_optax_state(tree) or _is_of_an_nnx_optimizer(tree)
 
     def read(self, obj: Any, /) -> Tree | None:
         if not _is_nnx_module(obj):
@@ -88,6 +106,13 @@ def _flax_kind(node: Any) -> NodeKind | None:
         if isinstance(node, nnx.Variable) or cls.__name__ == "VariableState":
             return VariableBox(cls)
     return None
+
+
+def _is_of_an_nnx_optimizer(node: Any) -> bool:
+    """Whether this is a Variable of `nnx.state(optimizer)`, where the classes of optax are gone."""
+    nnx = sys.modules.get("flax.nnx")
+    kinds = getattr(sys.modules.get("flax.nnx.training.optimizer"), "OptState", ())
+    return nnx is not None and isinstance(node, kinds)
 
 
 def _is_nnx_module(obj: Any) -> bool:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 CHUNK = 2**30  # bytes; flax cuts larger arrays into chunks of this size
 CHUNKED = "__msgpack_chunked_array__"
 _ARRAY, _COMPLEX, _SCALAR = 1, 2, 3  # flax's extension types
+_PLAIN = (bool, int, float, complex, str, bytes)  # and no subclass: numpy's float64 is a float to Python
 _DEPTH = 500
 _HEADER = 4096  # bytes that surely hold shape and dtype of an array
 
@@ -52,20 +53,25 @@ class Msgpack(Format):
     install = "pip install 'model-surgery[flax]'"
 
     def recognises(self, file: FilePath, head: bytes, /) -> bool:
-        if not head or not (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        if not head:
             return False
-        if head[0] == 0x80:
-            return len(head) == 1
-        place = 1 if head[0] < 0x90 else 3 if head[0] == 0xDE else 5
-        if len(head) <= place:
+        if 0xC7 <= head[0] <= 0xC9:  # the tree is one array
+            at = 1 + (1 << (head[0] - 0xC7))
+            return head[at : at + 2] == b"\x01\x93"
+        if head == b"\x80":
+            return True
+        if not (0x81 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
             return False
-        first = head[place]
-        return 0xA0 <= first <= 0xBF or first in (0xD9, 0xDA, 0xDB) or first <= 0x7F
+        key = head[1:] if head[0] < 0x90 else head[3:] if head[0] == 0xDE else head[5:]
+        return bool(key) and (0xA0 <= key[0] <= 0xBF or key[0] in (0xD9, 0xDA, 0xDB) or key[0] <= 0x7F)
 
     def load(self, file: FilePath, /) -> Tree:
         with file.open("rb", buffering=1 << 16) as stream:
             index = _Index(file, stream)
-            tree = index.value(0)
+            try:
+                tree = index.value(0)
+            except RecursionError:
+                raise _damaged(file, "it is nested too deeply") from None
             if stream.read(1):
                 raise _damaged(file, "there are bytes behind its end")
         return FileTree.of(tree, file=str(file), format=self.name) if type(tree) is dict else tree
@@ -74,7 +80,11 @@ class Msgpack(Format):
         import msgpack
 
         problems: list[Problem] = []
-        _check(tree, (), problems)
+        try:
+            _check(tree, (), problems)
+        except RecursionError:
+            hint = "flatten it first: save(flatten(tree, sep='/'), file)"
+            raise FileError("the tree is nested too deeply for msgpack", verb="save", hint=hint) from None
         raise_problems("save", problems)
         packer = msgpack.Packer(use_bin_type=True, strict_types=True)
         with file.open("wb") as stream:
@@ -182,13 +192,20 @@ class _Index:
             self.stream.seek(start + length)
             return leaf
         if kind == _COMPLEX:
-            real, imaginary = _small(self.take(length), self.file)
-            return complex(real, imaginary)
+            found = _small(self.take(length), self.file)
+            if not (isinstance(found, list) and [type(part) for part in found] == [float, float]):
+                raise _damaged(self.file, "a complex number has not two parts")
+            return complex(*found)
         if kind == _SCALAR:
             import numpy as np
 
-            _, dtype, data = _small(self.take(length), self.file)
-            return np.frombuffer(data, _dtype(dtype, self.file))[0]
+            found = _small(self.take(length), self.file)
+            if not (isinstance(found, list) and len(found) == 3 and isinstance(found[2], bytes)):
+                raise _damaged(self.file, "a scalar has no bytes")
+            name = _name(found[1], self.file)
+            if found[0] != [] or len(found[2]) != itemsize_in_memory(name):
+                raise _damaged(self.file, f"a scalar of {name} has {len(found[2])} bytes")
+            return np.frombuffer(found[2], numpy_dtype(name))[0]
         raise FileError(f"'{self.file}' holds a value of the unknown extension type {kind}", verb="load")
 
     def array(self, start: int, length: int) -> Lazy:
@@ -214,6 +231,10 @@ class _Index:
         shape, chunks = _numbered(found.get("shape")), _numbered(found.get("chunks"))
         if not chunks or not all(isinstance(chunk, Lazy) for chunk in chunks):
             raise _damaged(self.file, "a chunked array has no chunks")
+        if not all(type(size) is int and size >= 0 for size in shape):
+            raise _damaged(self.file, "the shape of an array is none")
+        if len({chunk.spec.dtype for chunk in chunks}) > 1:
+            raise _damaged(self.file, "the chunks of an array are of several dtypes")
         spec = TensorSpec(tuple(shape), chunks[0].spec.dtype)
         if sum(chunk.spec.size for chunk in chunks) != spec.size:
             raise _damaged(self.file, "the chunks of an array do not add up")
@@ -264,15 +285,15 @@ def _numbered(found: Any) -> list[Any]:
 
 def _name(dtype: Any, file: FilePath) -> str:
     name = (
-        "bfloat16" if dtype in ("V2", b"bfloat16") else dtype.decode() if isinstance(dtype, bytes) else dtype
+        "bfloat16"
+        if dtype in ("V2", b"bfloat16")
+        else dtype.decode("latin-1")
+        if isinstance(dtype, bytes)
+        else dtype
     )
     if not isinstance(name, str) or not is_known(name):
         raise FileError(f"'{file}' holds an array of the unknown dtype {dtype!r}", verb="load")
     return name
-
-
-def _dtype(dtype: Any, file: FilePath) -> Any:
-    return numpy_dtype(_name(dtype, file))
 
 
 def _small(data: bytes, file: FilePath) -> Any:
@@ -299,14 +320,15 @@ def _check(node: Tree, path: tuple[Key, ...], problems: list[Problem]) -> None:
         for key, child in children.items():
             _check(child, path if key == BOX else (*path, key), problems)
         return
-    if isinstance(node, (bool, int, float, complex, str, bytes)):
+    if type(node) in _PLAIN:
         if type(node) is int and not -(2**63) <= node < 2**64:
             problems.append(Problem("the number needs more than 64 bits", text, error=FileError))
         return
     backend = find_backend(node)
     if backend is None or not backend.holds_data(node):
         found = f"a {type(node).__name__}"
-        problems.append(Problem("msgpack cannot hold this leaf", text, found=found, error=FileError))
+        what = "msgpack cannot hold this leaf" if backend is None else "a leaf has no data"
+        problems.append(Problem(what, text, found=found, error=FileError))
     elif not is_known(backend.spec(node).dtype):
         found = str(backend.spec(node))
         hint = (
@@ -327,11 +349,11 @@ def _pack(node: Tree, packer: Any) -> Iterator[bytes]:
         for key, child in children.items():
             yield packer.pack("value" if box else str(key))
             yield from _pack(child, packer)
-    elif isinstance(node, (bool, int, float, str, bytes)):
-        yield packer.pack(node)
-    elif isinstance(node, complex):
+    elif type(node) is complex:
         parts = packer.pack_array_header(2) + packer.pack(node.real) + packer.pack(node.imag)
         yield _extension(packer, _COMPLEX, parts)
+    elif type(node) in _PLAIN:
+        yield packer.pack(node)
     else:
         yield from _pack_array(node, packer)
 

@@ -26,6 +26,7 @@ from surgery.extend import (
     Tree,
     attributes_of,
     find_backend,
+    is_known,
     kind_of,
     raise_problems,
 )
@@ -221,7 +222,7 @@ def _plain(node: Tree, path: tuple[Key, ...], problems: list[Problem], seen: dic
 def _plain_leaf(leaf: Any, path: tuple[Key, ...], problems: list[Problem], seen: dict[Any, Any]) -> Any:
     from surgery_torch._arrays import TORCH
 
-    if isinstance(leaf, (bool, int, float, complex, str, bytes)):
+    if type(leaf) in (bool, int, float, complex, str, bytes):  # numpy's float64 is a float to Python
         return leaf
     backend = find_backend(leaf)
     text = "/".join(map(str, path))
@@ -231,6 +232,11 @@ def _plain_leaf(leaf: Any, path: tuple[Key, ...], problems: list[Problem], seen:
         return None
     if backend is TORCH:
         return TORCH.settled(leaf)
+    if not is_known(backend.spec(leaf).dtype):
+        found = str(backend.spec(leaf))
+        hint = "save a PRNG key as jax.random.key_data(key)" if found[:4] == "key<" else "cast or drop it"
+        problems.append(Problem("the file cannot hold this dtype", text, None, found, hint, FileError))
+        return None
     name = backend.identity(leaf)
     if name is None or name not in seen:
         tensor = TORCH.from_numpy(backend.to_numpy(leaf))

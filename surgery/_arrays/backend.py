@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """The primitives of one array library.
 
+    Three more are asked for only where a backend has them: `defer(op, xs, kind)`, which
+    takes an op as a whole; `move(x, like=..., device=...)`, which puts a leaf elsewhere
+    without a detour through numpy; `stands_for_data(x)`, which tells a leaf whose data
+    cannot be read now (traced, deleted) from one that is only a shape.
+
     Attributes:
         name: the library, such as `"numpy"`, `"jax"`, `"torch"`.
         ties_by_object: True where `identity` is `id`: two names are tied only if
@@ -89,7 +94,7 @@ class Backend(Protocol):
         ...
 
     def is_placed_like(self, x: Leaf, like: Leaf, /) -> bool:
-        """Whether two leaves of this library live in the same place (device, sharding)."""
+        """Whether a leaf of this library needs no moving to live where `like` does (device, sharding)."""
         ...
 
     def from_numpy(
@@ -97,6 +102,22 @@ class Backend(Protocol):
     ) -> Leaf:
         """Return a leaf with these elements, bit for bit: placed as `like`, or on `device`, or by default."""
         ...
+
+
+def must_be_readable(backend: Backend, x: Leaf) -> None:
+    """Raise if a leaf has data that cannot be read now; one that is only a shape passes.
+
+    Raises:
+        SpecError: it is a traced value, or was deleted.
+    """
+    if not backend.holds_data(x) and is_there(backend, x):
+        backend.to_numpy(x)
+
+
+def is_there(backend: Backend, x: Leaf) -> bool:
+    """Whether a leaf has data, even if it cannot be read now: it is not only a shape."""
+    stands_for_data = getattr(backend, "stands_for_data", None)
+    return backend.holds_data(x) or (stands_for_data is not None and stands_for_data(x))
 
 
 def stack(backend: Backend, xs: Sequence[Leaf], axis: int) -> Leaf:

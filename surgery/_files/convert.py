@@ -89,6 +89,12 @@ def conversion(
                 hint=f"recipe='hf/bert', or like=...; only to change the arrays: realize(tree, '{to}')",
             )
         return make_plan([("**", "**")], tree, like, rest="error", verb="convert", config=config)
+    if to == "nnx" and like is not None:
+        raise RuleError(
+            "like= compares with linen's names where a recipe leads to nnx",
+            verb="convert",
+            hint="convert without it, then sg.flax.update(module, state), which checks every place",
+        )
     found = recipe if isinstance(recipe, Recipe) else find_recipe(recipe)
     found = towards(found, to)
     return make_plan(found, tree, like, rest="error", verb="convert", config=config)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
-from surgery._arrays.backend import Backend
-from surgery._errors import FileError
+from surgery._arrays.backend import Backend, must_be_readable
+from surgery._errors import FileError, Problem, SpecError, SurgeryError, problem_at, raise_problems
 from surgery._files.atomic import replacing
 from surgery._files.format import FileTree
 from surgery._files.leaves import leaves_for_file
@@ -17,6 +17,7 @@ from surgery._files.recognise import format_for, format_of
 from surgery._files.safetensors import write_sharded
 from surgery._ops.base import Box
 from surgery._ops.lazy import Lazy
+from surgery._paths.path import text_of
 from surgery._trees.modules import as_tree
 from surgery._trees.registry import adapter, find_backend, is_array
 from surgery._trees.structure import build
@@ -149,7 +150,14 @@ def realize(tree: Tree, to: str = "numpy", *, device: Any = None) -> Tree:
     backend = target_backend(to)
     flat = walk(as_tree(tree))
     done: dict[Hashable, Leaf] = {}
-    leaves = {path: _real(leaf, backend, device, done) for path, leaf in flat.items()}
+    leaves: dict[Path, Leaf] = {}
+    problems: list[Problem] = []
+    for path, leaf in flat.items():
+        try:
+            leaves[path] = _real(leaf, backend, device, done)
+        except SurgeryError as error:
+            problems.append(problem_at(text_of(path, flat.structure.sep), error))
+    raise_problems("realize", problems, of=f"{len(flat)} leaves")
     out = build(leaves, flat.structure, verb="realize")
     # jax would take a dict of a class that it does not know for one leaf
     return dict(out) if type(out) is FileTree else out
@@ -157,16 +165,31 @@ def realize(tree: Tree, to: str = "numpy", *, device: Any = None) -> Tree:
 
 def _real(leaf: Leaf, backend: Backend, device: Any, done: dict[Hashable, Leaf]) -> Leaf:
     ours = find_backend(leaf)
-    if ours is None or not is_array(leaf) or not ours.holds_data(leaf):
+    if ours is None or not is_array(leaf) or (ours is backend and device is None):
         return leaf
-    if ours is backend and device is None:
+    must_be_readable(ours, leaf)
+    if not ours.holds_data(leaf):
         return leaf
     name = ours.identity(leaf)
     if name is not None and name in done:
         return done[name]
-    real = backend.from_numpy(ours.to_numpy(leaf), device=device)
+    real = _moved(leaf, ours, backend, device)
     if name is not None:
         done[name] = real
+    return real
+
+
+def _moved(leaf: Leaf, ours: Backend, backend: Backend, device: Any) -> Leaf:
+    move = getattr(ours, "move", None)
+    if ours is backend and move is not None:
+        return move(leaf, device=device)
+    spec = ours.spec(leaf)
+    if spec.dtype.startswith("key<"):  # jax has the numbers in it, but no other library the type
+        hint = "take jax.random.key_data(key)"
+        raise SpecError(f"{backend.name} has no {spec.dtype}", found=str(spec), hint=hint)
+    real = backend.from_numpy(ours.to_numpy(leaf), device=device)
+    if backend.name == "numpy" and not real.flags.writeable:
+        return real.copy()  # a view of what jax holds; the caller's own arrays can be written to
     return real
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from surgery._arrays.backend import Backend
+from surgery._arrays.backend import Backend, must_be_readable
 from surgery._dtypes import can_hold, is_known, numpy_dtype
 from surgery._errors import SpecError
 from surgery._ops.base import Box, Exactness, Op, Pull, SlotKind, box_shape, register_op, sizes_of
@@ -234,6 +234,8 @@ class same(Op):
     def apply(self, xs: Sequence[Leaf], backend: Backend) -> list[Leaf]:
         from surgery._arrays.numpy import same_bits
 
+        for x in xs:
+            must_be_readable(backend, x)
         if backend.holds_data(xs[0]) and not all(
             same_bits(backend.to_numpy(xs[0]), backend.to_numpy(x)) for x in xs[1:]
         ):

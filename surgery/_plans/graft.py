@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from surgery._dtypes import is_lossless
+from surgery._dtypes import DType
 from surgery._errors import (
     SHOWN,
     PathError,
@@ -14,7 +14,9 @@ from surgery._errors import (
     RuleError,
     SpecError,
     StructureError,
+    SurgeryError,
     nearest,
+    problem_at,
     raise_problems,
 )
 from surgery._paths.automaton import Where
@@ -27,7 +29,7 @@ from surgery._rules.rules import Rules
 from surgery._trees.flat import Flat
 from surgery._trees.joined import is_opaque
 from surgery._trees.modules import as_tree, editable
-from surgery._trees.place import place_like
+from surgery._trees.place import cast_for, fits_without_loss, place_like
 from surgery._trees.registry import backend_of, find_backend, is_array, spec_of
 from surgery._trees.structure import build
 from surgery._trees.ties import tie_groups
@@ -147,7 +149,7 @@ class _Graft:
     def take(self, donor: Flat, place: Path) -> None:
         """Find the place of every donor leaf."""
         retype = retyper(self.target, self.target)
-        arrivals = {retype((*place, *path)): leaf for path, leaf in donor.items()}
+        arrivals = {self._inside_box(retype((*place, *path))): leaf for path, leaf in donor.items()}
         if len(arrivals) < len(donor):
             raise RuleError(
                 "two leaves of the donor go to one place", verb="graft", hint="rename one with rules="
@@ -166,18 +168,24 @@ class _Graft:
             if path not in self.rows:
                 self._absent(path, leaf, missing.get(path, "error"), arrivals)
 
+    def _inside_box(self, path: Path) -> Path:
+        """Return the place of a leaf that a file spells `w/value`, where the target has `w` in a box."""
+        boxed = path[:-1]
+        while path not in self.target and path and path[-1] == "value" and boxed in self.target:
+            if not any(node.kind.family == "box" for node in self.target.structure.get(boxed, ())):
+                break
+            path, boxed = boxed, boxed[:-1]
+        return path
+
     def _fit(self, path: Path, leaf: Leaf, policies: Mapping[Path, str]) -> None:
         mine = self.target[path]
         have, want = spec_of(leaf), spec_of(mine)
         if path and is_opaque(str(path[-1])):
-            self.leaves[path] = place_like(leaf, mine) if is_array(mine) else leaf
-            self.rows[path] = Row("loaded", path, after=str(have))
+            self._load(path, leaf, mine if is_array(mine) else None)
         elif have == want or find_backend(mine) is None:
-            self.leaves[path] = place_like(leaf, mine)
-            self.rows[path] = Row("loaded", path, after=str(have))
-        elif have.shape == want.shape and is_lossless(have.dtype, want.dtype):
-            self.leaves[path] = place_like(backend_of(leaf).cast(leaf, want.dtype), mine)
-            self.rows[path] = Row("cast", path, str(have), str(want))
+            self._load(path, leaf, mine)
+        elif have.shape == want.shape and fits_without_loss(leaf, want.dtype):
+            self._load(path, leaf, mine, cast=want.dtype)
         else:
             policy = policies.get(path, "error")
             what = "the shape differs" if have.shape != want.shape else "the dtype narrows"
@@ -198,6 +206,18 @@ class _Graft:
                 self.dropped.add(path)
             note = _MEANING["mismatched"].get(policy, "")
             self.rows[path] = Row("mismatched", path, str(have), str(want), note)
+
+    def _load(self, path: Path, leaf: Leaf, like: Leaf | None, cast: DType | None = None) -> None:
+        """Put a leaf where that of the target is, as an array of its library."""
+        have = str(spec_of(leaf))
+        try:
+            if cast is not None:
+                leaf = cast_for(leaf, cast, like)
+            self.leaves[path] = leaf if like is None else place_like(leaf, like)
+        except SurgeryError as error:
+            self.problems.append(problem_at(self.text(path), error))
+        before, after = ("", have) if cast is None else (have, str(spec_of(like)))
+        self.rows[path] = Row("loaded" if cast is None else "cast", path, before, after)
 
     def _surplus(self, path: Path, leaf: Leaf, policy: str, names: Sequence[str]) -> None:
         if policy == "error":

@@ -13,7 +13,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from surgery._errors import PathError, Problem, RuleError, SpecError, StructureError, nearest, raise_problems
+from surgery._errors import (
+    SHOWN,
+    PathError,
+    Problem,
+    RuleError,
+    SpecError,
+    StructureError,
+    SurgeryError,
+    nearest,
+    problem_at,
+    raise_problems,
+)
 from surgery._ops.base import Exactness, Op, SlotKind
 from surgery._paths.path import parse_path, text_of
 from surgery._plans.rows import rows_of
@@ -372,17 +383,19 @@ def make_plan(
 def _put_into(flat: Flat, into: Tree) -> Flat:
     """Put results into the places of another tree, where its leaves live."""
     goal = walk(editable(into, "apply"))
-    extra = [path for path in flat if path not in goal]
-    names = [text_of(path, goal.structure.sep) for path in goal]
-    problems = [
-        Problem(
-            "a result has no place in `into`",
-            text_of(path, goal.structure.sep),
-            hint=nearest(text_of(path, goal.structure.sep), names) if n < 5 else None,
-            error=StructureError,
-        )
-        for n, path in enumerate(extra)
-    ]
+    names = {path: text_of(path, goal.structure.sep) for path in (*goal, *flat)}
+    known = [names[path] for path in goal]
+    problems: list[Problem] = []
+    leaves = dict(goal)
+    for path, leaf in flat.items():
+        if path not in goal:
+            hint = nearest(names[path], known) if len(problems) < SHOWN else None
+            text = "a result has no place in `into`"
+            problems.append(Problem(text, names[path], hint=hint, error=StructureError))
+            continue
+        try:
+            leaves[path] = place_like(leaf, goal[path])
+        except SurgeryError as error:
+            problems.append(problem_at(names[path], error))
     raise_problems("apply", problems, of=f"{len(goal)} leaves")
-    leaves = {path: place_like(flat[path], leaf) if path in flat else leaf for path, leaf in goal.items()}
     return Flat(leaves, structure=goal.structure)

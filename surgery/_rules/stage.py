@@ -10,8 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from surgery._arrays.backend import Backend
-from surgery._errors import SHOWN, Problem, SpecError, StructureError, SurgeryError, nearest, raise_problems
+from surgery._arrays.backend import Backend, must_be_readable
+from surgery._errors import (
+    SHOWN,
+    Problem,
+    SpecError,
+    StructureError,
+    SurgeryError,
+    nearest,
+    problem_at,
+    raise_problems,
+)
 from surgery._ops.base import SlotKind
 from surgery._ops.structure import new
 from surgery._paths.path import text_of
@@ -141,11 +150,7 @@ class Stage:
                     results = binding.run([flat[names[0]] for names in binding.sources], kind)
             except SurgeryError as error:
                 where = (binding.sources or binding.targets)[0][0]
-                first = error.problems[0]
-                text = first.path or text_of(where, flat.structure.sep)
-                problems.append(
-                    Problem(first.message, text, first.expected, first.found, first.hint, type(error))
-                )
+                problems.append(problem_at(text_of(where, flat.structure.sep), error))
                 continue
             _place(binding, results, flat, out)
         raise_problems(verb, problems, of=f"{len(self.source)} leaves")
@@ -246,11 +251,7 @@ class Stage:
                     for path in result:
                         out[path] = _with_axis_names(boxes[0], renamed)
             except SurgeryError as error:
-                first = error.problems[0]
-                text = first.path or text_of(binding.sources[0][0], old.sep)
-                problems.append(
-                    Problem(first.message, text, first.expected, first.found, first.hint, type(error))
-                )
+                problems.append(problem_at(text_of(binding.sources[0][0], old.sep), error))
         raise_problems(verb, problems)
 
 
@@ -303,6 +304,8 @@ def _must_hold(a: Leaf, b: Leaf, path: Path, other: Path, sep: str = "/") -> Non
     mine = backend.identity(a)
     if mine is not None and mine == theirs.identity(b):
         return
+    must_be_readable(backend, a)
+    must_be_readable(theirs, b)
     equal = spec_of(a) == spec_of(b)
     if equal and backend.holds_data(a) and theirs.holds_data(b):
         from surgery._arrays.numpy import same_bits

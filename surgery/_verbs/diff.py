@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from surgery._arrays.backend import must_be_readable
+from surgery._errors import SurgeryError, problem_at, raise_problems
+from surgery._paths.path import text_of
 from surgery._report import Report, Row
 from surgery._trees.flat import Flat
 from surgery._trees.modules import as_tree
@@ -54,7 +57,7 @@ def _places(a: Flat, b: Flat, values: bool) -> Iterator[Row]:
         elif have.dtype != want.dtype:
             yield Row("dtype", path, str(have), str(want))
         elif values:
-            note = value_difference(leaf, b[path])
+            note = _compare(leaf, b[path], "diff", path)
             if note is not None:
                 yield Row("value", path, after=str(have), note=note)
     for path, leaf in b.items():
@@ -107,10 +110,21 @@ class _Inner:
         return path in self.places
 
 
+def _compare(a: Leaf, b: Leaf, verb: str, path: Path) -> str | None:
+    try:
+        return value_difference(a, b)
+    except SurgeryError as error:
+        raise_problems(verb, [problem_at(text_of(path), error)])
+        raise
+
+
 def value_difference(a: Leaf, b: Leaf) -> str | None:
     """Return how two leaves of one spec differ, or None if they are equal bit for bit.
 
     Two leaves that hold no data are equal if their specs are.
+
+    Raises:
+        SpecError: one has data that cannot be read: it is traced, or deleted.
     """
     if a is b:
         return None
@@ -121,6 +135,8 @@ def value_difference(a: Leaf, b: Leaf) -> str | None:
         ):  # a container that stands as a leaf: extra state
             return None if equal(a, b) else f"{a!r:.40} -> {b!r:.40}"
         return None if type(a) is type(b) and same_aux(a, b) else f"{a!r:.40} -> {b!r:.40}"
+    must_be_readable(first, a)
+    must_be_readable(second, b)
     if not (first.holds_data(a) and second.holds_data(b)):
         return "only one of the two holds data" if first.holds_data(a) != second.holds_data(b) else None
     from surgery._arrays.numpy import largest_difference, same_bits
@@ -143,7 +159,7 @@ def equal(a: Tree, b: Tree) -> bool:
     if first.keys() != second.keys() or not _same_structure(first, second):
         return False
     return all(
-        spec_of(leaf) == spec_of(second[path]) and value_difference(leaf, second[path]) is None
+        spec_of(leaf) == spec_of(second[path]) and _compare(leaf, second[path], "equal", path) is None
         for path, leaf in first.items()
     )
 

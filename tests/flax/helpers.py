@@ -38,7 +38,9 @@ def apart(a: Any, b: Any) -> float:
 
 def halves(tree: Any) -> dict[Any, Any]:
     """Partition a tree into its even and its odd leaves, all names of one array into the same part."""
-    number = {id(leaf): n for n, leaf in enumerate(sg.flatten(tree).values())}
+    number: dict[int, int] = {}
+    for leaf in sg.flatten(tree).values():
+        number.setdefault(id(leaf), len(number))
     rules = [(lambda path, leaf: number[id(leaf)] % 2 == 0, "even")]
     return sg.partition(tree, rules if number else [], default="odd")
 

@@ -163,8 +163,8 @@ def test_A3_parts_of_a_state_are_states_and_write_through_to_nothing() -> None:
     state = nnx.State({"enc": {"w": nnx.Param(W)}, "head": {"w": nnx.Param(B)}})
     parts = sg.partition(state, [("enc/**", "a"), ("**", "b")])
     assert all(type(part) is nnx.State for part in parts.values())
-    parts["a"]["enc"]["w"].set_value(W + 1)
-    assert state["enc"]["w"].get_value() is W
+    parts["a"]["enc"]["w"][...] = W + 1
+    assert state["enc"]["w"][...] is W
 
 
 def test_A8_nodes_without_children_are_told_apart_by_type() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -36,6 +37,24 @@ class NoData:
 class Registered:
     w: Any
     size: int = dataclasses.field(metadata={"static": True}, default=3)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class AlsoAMapping(Mapping[str, Any]):
+    """As chex makes them: a dataclass that can be read like a dict, and made like none."""
+
+    w: Any
+    size: int = dataclasses.field(metadata={"static": True}, default=3)
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("w", "size"))
+
+    def __len__(self) -> int:
+        return 2
 
 
 @jax.tree_util.register_static
@@ -131,6 +150,7 @@ TREES: dict[str, Any] = {
     "struct_without_data": NoData("x"),
     "struct_without_data_inside": {"a": NoData("x"), "w": W},
     "register_dataclass": Registered(W, size=7),
+    "dataclass_that_is_a_mapping": AlsoAMapping({"w": W}, size=7),
     "register_static": {"s": Static(5), "w": W},
     "with_keys": Keyed(W, {"w": W + 1}, [W + 2]),
     "without_keys": Keyless(W, {"w": W + 1}),

@@ -105,6 +105,10 @@ ZOO: dict[str, Callable[[], Any]] = {
     "split_real_and_imaginary": lambda: contrib.split_real_and_imaginary(optax.adam(1e-3)),
 }
 
+ZOO = {
+    name: make for name, make in ZOO.items() if name not in ("galore", "madgrad") or hasattr(contrib, name)
+}
+
 
 def state_of(name: str) -> Any:
     """Return a fresh state; that of Lookahead follows the fast half of its double parameters."""

@@ -402,3 +402,12 @@ def test_a_file_can_be_read_while_torch_reads_from_memory_elsewhere(tmp_path: Pa
     assert sg.load(file)["x"] == 1.0
     with pytest.raises(pickle.UnpicklingError):
         torch.load(io.BytesIO(file.read_bytes()), weights_only=True)
+
+
+def test_a_numpy_float_that_python_takes_for_its_own_is_read_back_without_running_code(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "x.pt"
+    sg.save({"loss": np.float64(0.5), "lr": 0.1}, file)
+    loaded = torch.load(file, weights_only=True)
+    assert loaded["loss"].dtype == torch.float64 and loaded["loss"].item() == 0.5 and loaded["lr"] == 0.1
