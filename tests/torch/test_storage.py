@@ -182,7 +182,7 @@ def test_2a_11_a_tensor_that_does_not_know_an_op_is_named() -> None:
     with pytest.raises(sg.SpecError) as caught:
         sg.transform({"w": Sealed(torch.ones(4, 2))}, [("w", "w", sg.ops.transpose())])
     assert str(caught.value) == (
-        "apply: a Sealed cannot do transpose() at 'w'\n  hint: make a plain array of it first"
+        "transform: a Sealed cannot do transpose() at 'w'\n  hint: make a plain array of it first"
     )
 
 
