@@ -60,7 +60,8 @@ def show(name: str, json_: bool) -> None:
 @click.argument("name")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace FILE.")
-def cp(name: str, file: Path, force: bool) -> None:
+@as_json
+def cp(name: str, file: Path, force: bool, json_: bool) -> None:
     """Copy the recipe NAME to FILE, to be changed there."""
     import surgery as sg
     from surgery.extend import replacing
@@ -68,3 +69,5 @@ def cp(name: str, file: Path, force: bool) -> None:
     text = sg.recipe(name).text
     with replacing(file, overwrite=force) as place:
         place.write_text(text, "utf-8")
+    if json_:
+        click.echo(json.dumps({"name": name, "file": str(file)}))

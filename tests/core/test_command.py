@@ -309,7 +309,9 @@ def test_recipes_are_listed_shown_and_copied(run: Run, tmp_path: Path) -> None:
     assert run("recipe", "show", copy).out == shown.out
     copy.write_text("mine")
     assert run("recipe", "cp", "hf/bert", copy).code == 5 and copy.read_text() == "mine"
-    assert run("recipe", "cp", "hf/bert", copy, "--force").code == 0 and copy.read_text() == shown.out
+    told = run("recipe", "cp", "hf/bert", copy, "--force", "--json")
+    assert told.code == 0 and json.loads(told.out) == {"name": "hf/bert", "file": str(copy)}
+    assert copy.read_text() == shown.out
     for words in (["show", "none"], ["cp", "none", tmp_path / "x.toml"]):
         assert run("recipe", *words).code == 3
     assert not (tmp_path / "x.toml").exists()
