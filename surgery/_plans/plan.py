@@ -14,19 +14,17 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from surgery._errors import (
-    SHOWN,
     PathError,
     Problem,
     RuleError,
     SpecError,
     StructureError,
-    SurgeryError,
     nearest,
-    problem_at,
     raise_problems,
 )
 from surgery._ops.base import Exactness, Op, SlotKind
 from surgery._paths.path import parse_path, text_of
+from surgery._plans.into import put_into
 from surgery._plans.rows import rows_of
 from surgery._report import Report, Row
 from surgery._rules.binding import Binding
@@ -37,9 +35,7 @@ from surgery._rules.stage import Stage
 from surgery._rules.toml import rules_to_toml
 from surgery._training.slots import optimizer_state_above
 from surgery._training.state import TrainingState
-from surgery._trees.flat import Flat
 from surgery._trees.modules import as_tree, editable
-from surgery._trees.place import place_like
 from surgery._trees.structure import Structure, build
 from surgery._types import Path, Tree
 from surgery._verbs.tree import specs_of, walk
@@ -109,7 +105,7 @@ class Plan:
         for stage in self.stages:
             flat = stage.run(flat, verb=verb, kind=kind, remainder=kept)
         if into is not None:
-            flat = _put_into(flat, into)
+            flat = put_into(flat, into)
         return build(flat, flat.structure, verb=verb)
 
     def _refuse_values(self, tree: Tree) -> None:
@@ -378,24 +374,3 @@ def make_plan(
     if isinstance(rules, RuleSource) and goal is None:
         stage = replace(stage, containers=rules.containers(stage.result))
     return Plan((stage,), parsed, verb)
-
-
-def _put_into(flat: Flat, into: Tree) -> Flat:
-    """Put results into the places of another tree, where its leaves live."""
-    goal = walk(editable(into, "apply"))
-    names = {path: text_of(path, goal.structure.sep) for path in (*goal, *flat)}
-    known = [names[path] for path in goal]
-    problems: list[Problem] = []
-    leaves = dict(goal)
-    for path, leaf in flat.items():
-        if path not in goal:
-            hint = nearest(names[path], known) if len(problems) < SHOWN else None
-            text = "a result has no place in `into`"
-            problems.append(Problem(text, names[path], hint=hint, error=StructureError))
-            continue
-        try:
-            leaves[path] = place_like(leaf, goal[path])
-        except SurgeryError as error:
-            problems.append(problem_at(names[path], error))
-    raise_problems("apply", problems, of=f"{len(goal)} leaves")
-    return Flat(leaves, structure=goal.structure)

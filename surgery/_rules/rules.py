@@ -8,7 +8,7 @@ left is collected by an op (`stack`, `concat`), one only on the right is expande
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
@@ -179,37 +179,14 @@ def _ready(rule: Rule, number: int, verb: str) -> Ready:
     optional = rule.optional or any(isinstance(one, Pattern) and one.optional for one in sources)
     ties = [op for op in rule.ops if isinstance(op, tie)]
     made = bool(rule.ops) and rule.ops[0].arity == "make"
-    if not sources and not made and not ties:
-        raise fail(
-            "has no source and nothing that makes the leaf", "begin its ops with new(...), or tie(...)"
-        )
-    if sources and made:
-        raise fail(f"has a source, and {rule.ops[0]} which makes a leaf of none", "the source of new is None")
-    if targets and any(isinstance(op, drop) for op in rule.ops):
-        raise fail("has a target, and drop", "the target of a rule that drops is None")
-    if not targets and any(not isinstance(op, (tie, drop)) for op in rule.ops):
-        raise fail("drops what its ops make", "give it a target")
-    if sources and len(sources) == len(targets) > 1 and not any(op.arity != "map" for op in rule.ops):
-        raise fail(
-            "has as many targets as sources", "pair them with choices: 'attn/{q|k}/w' -> 'attn/{query|key}/w'"
-        )
+    _check_ends(rule, sources, targets, fail)
     left = _variables(sources, fail)
     right = _variables(targets, fail)
     _check_choices(left, right, fail)
     collected = [name for name in left if name not in right] if targets else []
     expanded = [name for name in right if name not in left] if sources else []
     for name in [*collected, *expanded]:
-        part = left.get(name) or right[name]
-        if part.kind == "star":
-            side = "left" if name in left else "right"
-            if name == EVERYTHING and not all(isinstance(one, Pattern) for one in sources):
-                raise fail(
-                    "takes whole paths by a predicate or a regular expression, and its target has no place for them",
-                    "write ** into the target: 'moved/**'",
-                )
-            raise fail(
-                f"has a {name.rstrip('0123456789')} only on the {side}", "name it: {name}, or {name:**}"
-            )
+        _check_star(name, left, right, sources, fail)
     if not sources and right:
         raise fail(f"makes leaves for {', '.join(right)}, which nothing names", "write one rule per leaf")
     if len(sources) > 1:
@@ -231,6 +208,41 @@ def _ready(rule: Rule, number: int, verb: str) -> Ready:
         ties[0] if ties else None,
         made,
     )
+
+
+def _check_ends(rule: Rule, sources: Sequence[Any], targets: Sequence[Any], fail: Any) -> None:
+    """A rule takes from somewhere or makes, and puts somewhere or drops."""
+    made = bool(rule.ops) and rule.ops[0].arity == "make"
+    if not sources and not made and not any(isinstance(op, tie) for op in rule.ops):
+        raise fail(
+            "has no source and nothing that makes the leaf", "begin its ops with new(...), or tie(...)"
+        )
+    if sources and made:
+        raise fail(f"has a source, and {rule.ops[0]} which makes a leaf of none", "the source of new is None")
+    if targets and any(isinstance(op, drop) for op in rule.ops):
+        raise fail("has a target, and drop", "the target of a rule that drops is None")
+    if not targets and any(not isinstance(op, (tie, drop)) for op in rule.ops):
+        raise fail("drops what its ops make", "give it a target")
+    if sources and len(sources) == len(targets) > 1 and not any(op.arity != "map" for op in rule.ops):
+        raise fail(
+            "has as many targets as sources", "pair them with choices: 'attn/{q|k}/w' -> 'attn/{query|key}/w'"
+        )
+
+
+def _check_star(
+    name: str, left: Mapping[str, Any], right: Mapping[str, Any], sources: Sequence[Any], fail: Any
+) -> None:
+    """What stands on one side only is collected or expanded, and needs a name for that."""
+    part = left.get(name) or right[name]
+    if part.kind != "star":
+        return
+    side = "left" if name in left else "right"
+    if name == EVERYTHING and not all(isinstance(one, Pattern) for one in sources):
+        raise fail(
+            "takes whole paths by a predicate or a regular expression, and its target has no place for them",
+            "write ** into the target: 'moved/**'",
+        )
+    raise fail(f"has a {name.rstrip('0123456789')} only on the {side}", "name it: {name}, or {name:**}")
 
 
 def _target(one: Where, fail: Any) -> Pattern:
