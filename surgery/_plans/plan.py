@@ -98,9 +98,8 @@ class Plan:
         if params is not None:
             return TrainingState.of(params=params, opt=tree).edited(self.stages, fresh, kept).opt
         self._refuse_values(tree)
-        verb = (
-            "apply" if self.verb in ("plan", "inverse") else self.verb
-        )  # rename and transform are their own verbs
+        # rename and transform are their own verbs
+        verb = "apply" if self.verb in ("plan", "inverse") else self.verb
         flat = walk(editable(tree, verb))
         for stage in self.stages:
             flat = stage.run(flat, verb=verb, kind=kind, remainder=kept)
@@ -111,10 +110,10 @@ class Plan:
     def _refuse_values(self, tree: Tree) -> None:
         """An op that changes values must not act on raw moments as if they were weights."""
         changing: dict[Path, Op] = {}
-        for stage in self.stages:
+        for n, stage in enumerate(self.stages):
             ops = ((b, next((op for op in b.ops if op.changes_values), None)) for b in stage.bindings)
             changed = {path: op for b, op in ops if op is not None for names in b.sources for path in names}
-            changing.update(self._traced(stage, changed))
+            changing.update(self._traced(n, changed))
         place = optimizer_state_above(tree, changing)
         if place is not None:
             raise SpecError(
@@ -138,13 +137,9 @@ class Plan:
             StructureError, SpecError: the other was not made for what this one gives.
         """
         given, wanted = self.stages[-1].result, other.stages[0].source
+        text = "the first plan gives a leaf that the second does not expect"
         problems = [
-            Problem(
-                "the first plan gives a leaf that the second does not expect",
-                text_of(path),
-                error=StructureError,
-            )
-            for path in given.keys() - wanted.keys()
+            Problem(text, text_of(path), error=StructureError) for path in given if path not in wanted
         ]
         for path, spec in wanted.items():
             if path not in given:
@@ -159,11 +154,15 @@ class Plan:
     @property
     def lost(self) -> dict[Path, str]:
         """What the result does not hold: path in the source -> why."""
-        return {path: why for stage in self.stages for path, why in self._traced(stage, stage.lost).items()}
+        return {
+            path: why
+            for n, stage in enumerate(self.stages)
+            for path, why in self._traced(n, stage.lost).items()
+        }
 
-    def _traced(self, stage: Stage, found: Mapping[Path, T]) -> dict[Path, T]:
-        """Trace what is said of sources of a later stage back to the leaves that they came from."""
-        for before in reversed(self.stages[: self.stages.index(stage)]):
+    def _traced(self, n: int, found: Mapping[Path, T]) -> dict[Path, T]:
+        """Trace what is said of sources of stage `n` back to the leaves that they came from."""
+        for before in reversed(self.stages[:n]):
             found = {
                 path: what
                 for binding in before.bindings

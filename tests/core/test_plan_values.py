@@ -39,6 +39,12 @@ def test_what_a_chain_loses_is_named_by_where_it_came_from() -> None:
     assert first.then(sg.plan([("x", None)], first.apply(tree))).lost == {("a",): "dropped"}
 
 
+def test_what_a_plan_loses_twice_over_is_traced_through_the_first_time() -> None:
+    plan = sg.plan([("a", "b", ops.take(axis=0, indices=[0, 0])), ("b", "a")], {"a": grid(2), "b": grid(2)})
+    assert set(plan.lost) == {("a",)}
+    assert set(plan.then(plan).lost) == {("a",), ("b",)}, "what comes second to be cut was `b` at first"
+
+
 def test_the_hash_says_what_a_plan_does_and_not_how_it_was_written() -> None:
     tree = {"a": grid(2, 3), "b": grid(2)}
     one = sg.plan([("a", "c", ops.transpose())], tree)
