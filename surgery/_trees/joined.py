@@ -50,8 +50,8 @@ def separator(mapping: Mapping[Any, Any], attributes: Mapping[str, Any] | None =
 
 
 def is_opaque(name: str) -> bool:
-    """Whether the value under this name is a leaf whatever it is."""
-    return name.endswith(OPAQUE_NAME)
+    """Whether the value under this name, a key or several joined, is a leaf whatever it is."""
+    return name == OPAQUE_NAME or name.endswith((f".{OPAQUE_NAME}", f"/{OPAQUE_NAME}"))
 
 
 def split_name(name: str, sep: str) -> Path:

@@ -143,6 +143,16 @@ def test_a_dtype_that_would_narrow_is_a_mismatch() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["my_extra_state", "_extra_state_", "x"])
+def test_only_what_torch_keeps_beside_its_tensors_may_change_its_shape(name: str) -> None:
+    with pytest.raises(sg.SpecError, match="the shape differs"):
+        sg.graft({"a": {name: grid(2)}}, {"a": {name: grid(3)}})
+    with pytest.raises(sg.SpecError, match="the shape differs"):
+        sg.graft({f"a.{name}": grid(2)}, {f"a.{name}": grid(3)})
+    for own in ("_extra_state", "a._extra_state"):
+        assert sg.graft({own: grid(2)}, {own: grid(3)})[0][own].shape == (3,)
+
+
 @pytest.mark.parametrize("status", ["missing", "unexpected", "mismatched"])
 def test_a_policy_must_be_one_and_must_match_something(status: str) -> None:
     with pytest.raises(sg.RuleError, match=f"{status}='maybe' is no policy\n  hint: one of 'error'"):
