@@ -34,18 +34,16 @@ class State:
     Attributes:
         first: the first pattern that matches a path ending here, else `NONE`.
         matching: all that do.
-        dead: no pattern can match anything below.
         next: the state after one more key that is plain text; those met so far.
         others: the same after any other str or int.
     """
 
-    __slots__ = ("dead", "first", "items", "matching", "next", "others")
+    __slots__ = ("first", "items", "matching", "next", "others")
 
     def __init__(self, items: frozenset[tuple[int, int]], matching: tuple[int, ...]) -> None:
         self.items = items
         self.matching = matching
         self.first = matching[0] if matching else NONE
-        self.dead = not items
         self.next: dict[Key, State] = {}
         self.others: dict[Key, State] = {}
 

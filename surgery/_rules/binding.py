@@ -6,7 +6,7 @@ names, asked for its opposite, and written down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from surgery._arrays.backend import Backend
 from surgery._errors import AdapterError, SpecError
 from surgery._ops.base import AxisNames, Exactness, Op, SlotKind
 from surgery._paths.path import text_of
-from surgery._trees.registry import backend_of, find_backend
+from surgery._trees.registry import backend_of
 from surgery._types import Leaf, Path, TensorSpec
 
 T = TypeVar("T")
@@ -148,9 +148,7 @@ class Binding:
 
     def inverse(self) -> Binding:
         """Return the binding that makes the sources again, from the results or from a remainder."""
-        if self.makes:
-            return Binding(self.rule, self.targets, (), ins=self.outs)
-        if self.remainder:
+        if self.makes or self.remainder:
             return Binding(self.rule, self.targets, (), ins=self.outs)
         if self.tie is not None:
             return Binding(self.rule, self.targets, self.sources, (), self.outs, self.ins, self.tie)
@@ -210,13 +208,3 @@ def common_backend(xs: Sequence[Leaf]) -> Backend:
     if not backends:
         raise SpecError("nothing to work on")
     return next(iter(backends.values()))
-
-
-def is_array(leaf: Leaf) -> bool:
-    """Whether ops can work on this leaf."""
-    return find_backend(leaf) is not None
-
-
-def source_map(bindings: Sequence[Binding]) -> Mapping[Path, Binding]:
-    """Return which binding takes each source path."""
-    return {path: binding for binding in bindings for names in binding.sources for path in names}

@@ -6,7 +6,7 @@ their sources stand in the tree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
@@ -361,11 +361,3 @@ def _rest(specs: Mapping[Path, TensorSpec], rest: Rest, out: Resolution, sep: st
             out.bindings.append(Binding(0, ((path,),), (), ins=(spec,)))
         else:
             out.bindings.append(Binding(0, ((path,),), ((path,),), ins=(spec,), outs=(spec,)))
-
-
-def targets_of(bindings: Sequence[Binding]) -> Iterator[tuple[Path, Binding, int]]:
-    """Every path that is made, with its binding and the number of the result there."""
-    for binding in bindings:
-        for n, names in enumerate(binding.targets):
-            for path in names:
-                yield path, binding, n

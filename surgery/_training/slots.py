@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from surgery._errors import AdapterError, Problem, RuleError, SpecError, raise_problems
 from surgery._ops.base import SlotKind
 from surgery._paths.path import text_of
 from surgery._rules.binding import Binding
+from surgery._rules.stage import Stage
 from surgery._trees.flat import Flat
 from surgery._trees.registry import adapters_in_use, backend_of, is_array, kind_of, spec_of
 from surgery._trees.structure import Structure
 from surgery._types import Leaf, Path, Tree
 from surgery._verbs.partition import REQUIRED
 from surgery._verbs.partition import Rules as WhereRuleList
-
-if TYPE_CHECKING:
-    from surgery._rules.stage import Stage
+from surgery._verbs.tree import walk
 
 # How to move each slot that is known (law 6). A third party adds its own under its own names.
 KINDS: dict[str, SlotKind] = {
@@ -110,8 +109,6 @@ def slots(opt_state: Tree, params: Tree) -> Slots:
     Raises:
         AdapterError: no adapter knows it, or it holds something whose kind is unknown.
     """
-    from surgery._verbs.tree import walk
-
     flat = walk(params)
     for adapter in adapters_in_use():
         found: Slots | None = adapter.slots(opt_state, flat)

@@ -14,7 +14,7 @@ class Flat(dict[Any, Any]):
     gives the tree back in its own containers.
 
     Attributes:
-        structure: the containers, as `surgery._trees.structure.Structure`.
+        structure: the containers, as `surgery.extend.Structure`.
         sep: the separator of text paths, or None when keys are path tuples.
     """
 

@@ -67,11 +67,11 @@ class Adapter:
         return None
 
     def slots(self, opt_state: Any, params: Flat, /) -> Any:
-        """Return an optimizer state as `surgery._training.slots.Slots`, or None if it is not this adapter's."""
+        """Return an optimizer state as `surgery.Slots`, or None if it is not this adapter's."""
         return None
 
     def training(self, source: Any, names: Sequence[str] | None, /) -> Any:
-        """Return what is in a training loop's objects as `surgery._training.state.Parts`, or None."""
+        """Return what is in a training loop's objects as `surgery.extend.Parts`, or None."""
         return None
 
     def write_training(self, state: Any, module: Any, optimizer: Any, /) -> None:
@@ -118,7 +118,7 @@ def kind_of(node: Tree) -> NodeKind | None:
             backend = _backends.get(cls) or _own_backend(cls)
             if backend is None or backend.ties_by_object:
                 OBJECT_LEAVES.add(cls)
-        elif kind is not None:
+        else:
             _kinds[cls] = kind
     return kind
 

@@ -32,8 +32,8 @@ def flatten(tree: Tree, *, sep: str | None = None, joined: bool = True) -> Flat:
 
     Args:
         tree: any tree, or a module (its parameters and buffers).
-        sep: `"/"` or `"."` for text keys, escaped as in `surgery.parse_path`; path
-            tuples by default.
+        sep: `"/"` or `"."` for text keys, in which a backslash escapes what is
+            special to patterns; path tuples by default.
         joined: read flat mappings of joined names (a torch state_dict) as trees.
 
     Returns:

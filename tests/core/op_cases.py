@@ -18,7 +18,6 @@ from tests.core.strategies import array_of
 
 SIZES = st.sampled_from([0, 1, 2, 3, 4, 6])
 SHAPES = st.lists(SIZES, min_size=0, max_size=4).map(tuple)
-SOLID = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 AXIS_NAMES = ("a", "b", "c", "d", "e", "f2", "_g")
 
 
