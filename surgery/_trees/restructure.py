@@ -42,8 +42,7 @@ def ordered_paths(leaves: Iterable[Path], structure: Structure) -> list[Path]:
             out += _by_name(path, record[-1], node)
             continue
         if record:
-            known = [key for key in record[-1].keys if key in node]
-            keys = known + [key for key in keys if key not in set(known)]
+            keys = list(dict.fromkeys([*(key for key in record[-1].keys if key in node), *keys]))
         stack.extend(((*path, key), node[key]) for key in reversed(keys))
     return out
 

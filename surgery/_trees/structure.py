@@ -366,7 +366,8 @@ def _refit(node: Node, children: dict[Key, Tree], path: Path, verb: str, holes: 
         length = max([*numbers, len(keys) - 1 if holes else -1]) + 1
         keys = list(range(length))
     lost = [key for key in keys if key not in children]
-    extra = [key for key in children if key not in set(keys)]
+    places = set(keys)
+    extra = [key for key in children if key not in places]
     if extra or (lost and not holes):
         shown = ", ".join(text_of((key,)) for key in (extra or lost))
         raise_problems(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,15 @@ def test_optimizer_moments_are_not_treated_as_weights_by_an_op_that_changes_valu
 
 
 # --- large and odd ---------------------------------------------------------------------------------
+
+
+def test_wide_containers_are_built_again_in_time_that_grows_with_their_width() -> None:
+    wide = {**{f"k{n}": float(n) for n in range(20_000)}, "nothing": None}
+    many = [float(n) for n in range(40_000)]
+    begin = process_time()
+    assert list(sg.rename({"a": wide}, [("a/k0", "a/q")])["a"])[-2:] == ["k19999", "nothing"]
+    assert sg.drop({"a": many}, "a/[0]")["a"][:2] == [sg.Missing(), 1.0]
+    assert process_time() - begin < 15, "five times what it takes; squared, it was above a minute"
 
 
 def test_a_tree_of_100_000_leaves_is_planned_and_stacked() -> None:
