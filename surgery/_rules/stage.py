@@ -121,7 +121,7 @@ class Stage:
                     )
                 )
         missing = [text_of(path, sep) for path in self.source if path not in flat]
-        for path in flat.keys() - self.source.keys():
+        for path in (path for path in flat if path not in self.source):
             text = text_of(path, sep)
             hint = nearest(text, missing) if len(problems) < SHOWN else None
             problems.append(Problem("a leaf was not planned for", text, hint=hint, error=StructureError))

@@ -261,6 +261,16 @@ def test_into_gives_containers_and_leaves_that_the_result_lacks() -> None:
 # --- what a plan is applied to ---------------------------------------------------------------------
 
 
+def test_leaves_that_were_not_planned_for_are_named_in_tree_order() -> None:
+    plan, names = sg.plan([("a", "b")], {"a": grid(1)}), list("zyxwvutsrq")
+    with pytest.raises(sg.StructureError, match="was not planned for") as error:
+        plan.apply({"a": grid(1), **dict.fromkeys(names, 1.0)})
+    assert [problem.path for problem in error.value.problems] == names
+    with pytest.raises(sg.StructureError, match="does not expect") as error:
+        sg.plan([], dict.fromkeys(names, 1.0)).then(sg.plan([], {}))
+    assert [problem.path for problem in error.value.problems] == names
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
