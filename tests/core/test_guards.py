@@ -54,6 +54,17 @@ def test_arrows_between_the_rooms_of_the_core_point_one_way() -> None:
             assert imported_rooms(file) <= set(ROOMS[: n + 1]), file
 
 
+SOURCES = sorted([*(ROOT / "surgery").rglob("*.py"), *(ROOT / "adapters").rglob("*.py")])
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_file_is_read_in_one_sitting_and_a_function_without_scrolling(file: Path) -> None:
+    text = file.read_text("utf-8")
+    assert len(text.splitlines()) <= 400
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 60]
+
+
 def test_the_command_uses_only_what_everybody_can_import() -> None:
     for file in (ROOT / "surgery" / "cli").glob("*.py"):
         assert not imported_rooms(file), file
