@@ -26,7 +26,7 @@ def test_a_rename_of_everything_to_itself_gives_the_tree(tree: Any) -> None:
 def test_a_rename_under_a_new_key_keeps_every_container_below(tree: Any) -> None:
     moved = sg.rename(tree, [("{all:**}?", "new/{all}")])
     assume(sg.paths(tree))
-    assert is_same(sg.extract(moved, "new"), tree) or sg.paths(moved) == [("new", *p) for p in sg.paths(tree)]
+    assert is_same(sg.extract(moved, "new"), tree)
     assert [id(leaf) for leaf in sg.flatten(moved).values()] == [
         id(leaf) for leaf in sg.flatten(tree).values()
     ]
