@@ -9,7 +9,7 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from surgery._arrays.backend import Backend, must_be_readable
-from surgery._errors import FileError, Problem, SpecError, SurgeryError, problem_at, raise_problems
+from surgery._errors import FileError, PathError, Problem, SpecError, SurgeryError, problem_at, raise_problems
 from surgery._files.atomic import replacing
 from surgery._files.format import FileTree
 from surgery._files.leaves import leaves_for_file
@@ -94,7 +94,11 @@ def _split(file: str) -> tuple[FilePath, str | None]:
 
 
 def _extract(tree: Tree, place: str | Path) -> Tree:
-    inside = extract(tree, place)
+    try:
+        inside = extract(tree, place)
+    except PathError as error:
+        first = error.problems[0]
+        raise PathError(first.message, verb="load", path=first.path, hint=first.hint) from None
     if isinstance(tree, FileTree) and type(inside) in (dict, OrderedDict):
         return FileTree.of(inside, like=tree)
     return inside
