@@ -48,12 +48,11 @@ def convert(
         SurgeryError: the plan does not fit: every problem at once.
 
     >>> import numpy as np
-    >>> tree = {"pooler.dense.weight": np.ones((3, 2), np.float32), "pooler.dense.bias": np.ones(3, np.float32)}
-    >>> convert(tree, "linen", recipe="hf/bert")["params"]["pooler"]["dense"]["kernel"].shape
-    Traceback (most recent call last):
-    ...
-    surgery.RuleError: convert: hf/bert, rule 4: '{p:**}.{word|position|token_type}_embeddings.weight' matches ...
-      hint: the first leaf is 'pooler.dense.weight'
+    >>> tree = {f"{name}_embeddings.weight": np.ones((9, 2)) for name in ("word", "position", "token_type")}
+    >>> tree |= {"LayerNorm.weight": np.ones(2), "LayerNorm.bias": np.ones(2)}
+    >>> tree |= {"dense.weight": np.ones((3, 2)), "dense.bias": np.ones(3)}
+    >>> convert(tree, "numpy", recipe="hf/bert")["params"]["dense"]["kernel"].shape
+    (2, 3)
     """
     if isinstance(source, TrainingState):
         raise StructureError(

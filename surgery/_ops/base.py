@@ -16,7 +16,7 @@ from surgery._arrays.backend import Backend
 from surgery._errors import RuleError, SpecError, nearest
 from surgery._types import Leaf, TensorSpec
 
-# What a tensor of a training state is, and so which map moves it (law 6 of the design):
+# What a tensor of a training state is, and so which map moves it:
 # vector      weights, EMA, master copies: T
 # covector    momentum, Adam's mu: C
 # covector_sq Adam's nu and its maximum: C squared entrywise

@@ -25,7 +25,7 @@ from surgery._verbs.partition import REQUIRED
 from surgery._verbs.partition import Rules as WhereRuleList
 from surgery._verbs.tree import walk
 
-# How to move each slot that is known (law 6). A third party adds its own under its own names.
+# How to move each slot that is known, by its canonical name.
 KINDS: dict[str, SlotKind] = {
     "mu": "covector",
     "nu": "covector_sq",

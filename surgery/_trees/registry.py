@@ -34,7 +34,7 @@ class Adapter:
         name: the adapter, such as `"flax"`.
         api: the core's `API` that the adapter was written for.
         install: the command that installs it.
-        targets: the names that `convert` and `realize` may be given for it.
+        targets: the names that `realize` may be given for it.
     """
 
     name: str = ""
