@@ -64,7 +64,10 @@ def leaves_for_file(tree: Tree, format: str) -> tuple[list[FileLeaf], dict[str, 
         backend = find_backend(leaf)
         name = join_name(path, sep, "save")
         if backend is None or not is_array(leaf):
-            hint = f"drop it, or choose a format that holds it: drop(tree, '{text_of(path, sep)}')"
+            hint = (
+                f"drop it, or choose a format that holds it: drop(tree, '{text_of(path, sep)}'); "
+                "of a checkpoint, unwrap(tree) takes the model (on the command line: --at auto)"
+            )
             found = f"a {type(leaf).__name__}"
             problems.append(
                 Problem(f"{format} holds tensors only", text_of(path, sep), None, found, hint, FileError)

@@ -226,7 +226,12 @@ class Plan:
         notes = [f"plan {self.hash[:12]}"] + ([f"{kept} kept as they are, not shown"] if kept else [])
         shown = [row for row in rows if row.status != "kept"]
         return Report(
-            self.verb, shown, notes=notes, sep=self._result_sep, source_sep=self.stages[0].structure.sep
+            self.verb,
+            shown,
+            notes=notes,
+            sep=self._result_sep,
+            source_sep=self.stages[0].structure.sep,
+            empty="no leaf is renamed or changed",
         )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 import tomllib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +16,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+import surgery._ops.axes
+import surgery._ops.relayout
+import surgery._ops.values  # noqa: F401  (a recipe may name any op: each is known once its room is loaded)
 from surgery._errors import FileError, RuleError, SurgeryError, nearest
 from surgery._ops.base import Op, op_of
 from surgery._rules.rules import Rule, reversed_rule
@@ -189,12 +193,18 @@ def _built_in() -> dict[str, Any]:
 
 
 def _parse(name: str, text: str, seen: tuple[str, ...] = ()) -> RecipeFile:
+    read: dict[str, Any] = {}
     try:
-        file = msgspec.convert(tomllib.loads(text), RecipeFile)
+        read = tomllib.loads(text)
+        file = msgspec.convert(read, RecipeFile)
     except tomllib.TOMLDecodeError as error:
-        raise FileError(f"the recipe '{name}' is no TOML: {error}", verb="recipe") from None
+        hint = "what stands in braces stands on one line" if _at_line_end(str(error), text) else None
+        raise FileError(f"the recipe '{name}' is no TOML: {error}", verb="recipe", hint=hint) from None
     except msgspec.ValidationError as error:
-        raise FileError(f"the recipe '{name}' is not valid: {_located(str(error))}", verb="recipe") from None
+        below = "rules = [...] goes above [params]: what stands below a table's name is in that table"
+        hint = below if isinstance(read.get("params"), dict) and "rules" in read["params"] else None
+        message = f"the recipe '{name}' is not valid: {_located(str(error))}"
+        raise FileError(message, verb="recipe", hint=hint) from None
     if file.version > VERSION:
         found = f"version {file.version}"
         raise FileError(f"the recipe '{name}' is newer than this package", verb="recipe", found=found)
@@ -205,6 +215,12 @@ def _parse(name: str, text: str, seen: tuple[str, ...] = ()) -> RecipeFile:
         file.rules = [*file.rules, *inside.rules]
         file.params = {**inside.params, **file.params}
     return file
+
+
+def _at_line_end(message: str, text: str) -> bool:
+    """Whether a key is missed where a line ends: in an inline table, which TOML keeps on one line."""
+    place = re.search(r"key part \(at line (\d+), column (\d+)\)", message)
+    return place is not None and int(place[2]) > len(text.splitlines()[int(place[1]) - 1].rstrip())
 
 
 def _located(message: str) -> str:

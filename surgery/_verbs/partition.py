@@ -15,7 +15,7 @@ from surgery._trees.ties import tie_groups, treated_differently
 from surgery._trees.walk import Irregular
 from surgery._types import Leaf, Path, Tree
 from surgery._verbs.division import HOLE, Division
-from surgery._verbs.select import require
+from surgery._verbs.select import unmet
 from surgery._verbs.tree import walk
 
 WhereRules: TypeAlias = "Sequence[tuple[Where, Any]]"
@@ -72,7 +72,9 @@ class Rules:
             found[path] = hits[0] if hits else NONE
             used.update(hits)
         sep = flat.structure.sep
-        problems = [
+        unused = unmet(rules, used, self.verb, flat)
+        problems = [problem for error in unused for problem in error.problems]
+        problems += [
             Problem(
                 "no rule matches a leaf",
                 text_of(path, sep),
@@ -83,7 +85,6 @@ class Rules:
             if n not in self.values
         ]
         raise_problems(self.verb, problems, of=f"{len(flat)} leaves")
-        require(rules, used, self.verb, flat)
         check_twins(rules, flat)
         if ties:
             groups = tie_groups(flat)

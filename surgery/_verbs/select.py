@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from surgery._errors import PathError, nearest
+from surgery._errors import PathError, RuleError, nearest
 from surgery._paths.automaton import Matcher, Where, check_twins, compile_where, matcher, matches_nothing
 from surgery._paths.path import text_of
 from surgery._paths.pattern import Pattern, Segment, parse_pattern, pattern_of
@@ -148,7 +148,9 @@ def extract(tree: Tree, at: str | Path) -> Tree:
     if not moves:
         names = {text_of(path[:end], flat.structure.sep) for path in flat for end in range(1, len(path) + 1)}
         shown = at if isinstance(at, str) else text_of(at)
-        raise PathError("nothing lies", verb="extract", path=shown, hint=nearest(shown, sorted(names)))
+        top = dict.fromkeys(text_of(path[:1], flat.structure.sep) for path in flat if path)
+        hint = nearest(shown, sorted(names)) or f"at the top lie {', '.join(map(repr, [*top][:5]))}"
+        raise PathError("nothing lies", verb="extract", path=shown, hint=hint if top else None)
     leaves = {target: flat[source] for source, target in moves if source in flat}
     if len(leaves) < sum(source in flat for source, _ in moves):
         raise PathError(
@@ -197,7 +199,13 @@ def _strip(pattern: Pattern, path: Path) -> Path | None:
 
 def require(rules: Matcher, used: set[int], verb: str, flat: Flat) -> None:
     """Raise for the first rule that matched no leaf and was not optional."""
+    for error in unmet(rules, used, verb, flat):
+        raise error
+
+
+def unmet(rules: Matcher, used: set[int], verb: str, flat: Flat) -> Iterator[RuleError]:
+    """Yield an error for each rule that matched no leaf and was not optional."""
     for n, where in enumerate(rules.wheres):
         pattern = rules.patterns.get(n)
         if n not in used and not (pattern is not None and pattern.optional):
-            raise matches_nothing(verb, where, flat, flat.structure.sep)
+            yield matches_nothing(verb, where, flat, flat.structure.sep)

@@ -115,6 +115,13 @@ def test_a_leaf_without_a_rule_and_a_rule_without_a_leaf_are_errors(verb: Any) -
     )
     with pytest.raises(sg.RuleError, match=f"{verb.__name__}: 'hed/\\*\\*' matches none of 4 leaves"):
         verb(TREE, [("hed/**", "x"), ("**", "y")])
+    with pytest.raises(sg.RuleError) as error:
+        verb(TREE, [("backbone/**", "x"), ("haed/**", "y")])
+    assert [(problem.message, problem.path) for problem in error.value.problems] == [
+        ("'haed/**' matches none of 4 leaves", None),
+        ("no rule matches a leaf", "head/w"),
+        ("no rule matches a leaf", "head/b"),
+    ]
     with pytest.raises(sg.RuleError, match=r"\('a', 'b', 'c'\) is no where-rule"):
         verb(TREE, [("a", "b", "c")])
 

@@ -308,3 +308,9 @@ def test_an_error_in_a_verb_is_that_of_the_verb() -> None:
     with pytest.raises(sg.SurgeryError) as error:
         sg.transform({"a": "text"}, [("a", ["b", "c"])])
     assert error.value.verb == "transform" and error.value.path == "a"
+
+
+def test_a_plan_that_leaves_all_as_it_is_says_so() -> None:
+    report = sg.plan([], {"w": np.ones(2)}).report
+    assert report.headline() == "plan: no leaf is renamed or changed"
+    assert report.notes[1:] == ("1 kept as they are, not shown",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,16 @@ def test_expect_may_be_a_parameter_and_nothing_else(write: Any) -> None:
         ("version = 0\nrules = []", "is not valid: Expected `int` >= 1 in version"),
         ("version = \nrules = []", "is no TOML: Invalid value (at line 1, column 11)"),
         (
+            "version = 1\nrules = [\n{ from = 'w',\nto = 'x' }]",
+            "is no TOML: Invalid initial character for a key part (at line 3, column 14)"
+            "\n  hint: what stands in braces stands on one line",
+        ),
+        (
+            "version = 1\n[params]\nh = 'heads'\nrules = [{ from = 'w', to = 'x' }]",
+            "is not valid: Expected `int | str`, got `array` in params[...]"
+            "\n  hint: rules = [...] goes above [params]: what stands below a table's name is in that table",
+        ),
+        (
             "version = 1\nrules = [{ from = 'w' }]",
             "is not valid: Object missing required field `to` in rule 1",
         ),
@@ -302,6 +314,12 @@ def test_a_rule_that_does_not_fit_the_tree_names_file_and_rule(write: Any) -> No
         "rule 2: 'nope' matches none of 2 leaves",
         "no rule takes a leaf",
     ]
+
+
+def test_a_recipe_knows_every_op_before_anything_else_is_used() -> None:
+    code = "import surgery as sg; print(len(sg.recipe('hf/bert').rules_for(None)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("8\n", "")
 
 
 def test_a_recipe_that_is_not_there_names_the_nearest() -> None:

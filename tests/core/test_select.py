@@ -233,6 +233,8 @@ def test_nothing_to_extract_names_what_is_near() -> None:
         sg.extract(TREE, "encoder/kernle")
     lines = str(error.value).splitlines()
     assert lines[0] == "extract: nothing lies at 'encoder/kernle'"
+    with pytest.raises(sg.PathError, match=r"hint: at the top lie 'model', 'epoch'$"):
+        sg.extract({"model": {"w": 1}, "epoch": 2}, "qqqq")
     assert lines[1].startswith("  hint: nearest: 'encoder/kernel'")
     assert error.value.path == "encoder/kernle" and error.value.verb == "extract"
 

@@ -93,6 +93,7 @@ def test_a_checkpoint_that_is_no_tree_of_tensors_does_not_become_safetensors(
 ) -> None:
     code, out, err = run("convert", checkpoint, tmp_path / "x.safetensors")
     assert (code, out) == (5, "") and "safetensors holds tensors only" in err and "'epoch'" in err
+    assert "of a checkpoint, unwrap(tree) takes the model (on the command line: --at auto)" in err
     assert [one.name for one in tmp_path.iterdir()] == ["run.pt"]
 
 

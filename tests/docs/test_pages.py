@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,19 @@ PAGES = sorted(page for page in (ROOT / "docs").rglob("*.md") if "{code-cell}" i
 _CELL = re.compile(
     r"^```\{code-cell\}[^\n]*\n(?P<options>(?::[^\n]*\n)*)(?P<code>.*?)^```", re.MULTILINE | re.DOTALL
 )
+
+
+_TOML = re.compile(r"^```toml\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_the_toml_of_a_page_is_valid_and_a_recipe_in_it_has_its_rules(page: Path, tmp_path: Path) -> None:
+    for block in _TOML.finditer(page.read_text("utf-8")):
+        written = tomllib.loads(block["text"])
+        if "version" in written:
+            file = tmp_path / "page.toml"
+            file.write_text(block["text"], "utf-8")
+            assert sg.recipe(file).rules_for({"num_attention_heads": 4})
 
 
 def test_there_are_pages() -> None:
