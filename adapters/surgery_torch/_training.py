@@ -37,6 +37,8 @@ def torch_parts(source: Any, names: Sequence[str] | None) -> Parts | None:
         if isinstance(model, torch.nn.Module) and isinstance(opt, torch.optim.Optimizer):
             for group in opt.param_groups:
                 algorithm_of(group, type(opt).__name__)
+            if names is not None:
+                _check_names(names, model, opt)
             return Parts(model.state_dict(), named(opt.state_dict(), names or live_names(model, opt)))
         if is_optimizer_dict(opt):
             return Parts(model, opt if names is None else named(opt, names))
@@ -84,6 +86,24 @@ def live_names(module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> lis
                 )
             out.append(known[id(parameter)])
     return out
+
+
+def _check_names(names: Sequence[str], module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Raise where a name is that of another parameter than the one that stands there: live ones are known."""
+    known = dict(module.named_parameters(remove_duplicate=False))
+    updated = [one for group in optimizer.param_groups for one in group["params"]]
+    problems = [
+        Problem(
+            "the name is that of another parameter than the optimizer has there",
+            name,
+            expected=own,
+            hint="leave names= out: live parameters are known without them",
+            error=StructureError,
+        )
+        for name, one, own in zip(names, updated, live_names(module, optimizer), strict=False)
+        if name in known and known[name] is not one
+    ]
+    raise_problems("TrainingState.of", problems)
 
 
 def write_training(state: TrainingState, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -251,7 +251,24 @@ def _move_bank(
     for binding in stage.bindings:
         if binding.makes:
             work.make([path for names in binding.targets for path in names])
-    return replace(bank, members=tuple(work.members), slots=work.slots, counts=work.counts)
+    members = _in_tree_order(bank.members, tuple(work.members), stage)
+    return replace(bank, members=members, slots=work.slots, counts=work.counts)
+
+
+def _in_tree_order(before: Sequence[Path], members: tuple[Path, ...], stage: Stage) -> tuple[Path, ...]:
+    """Let members that stood in the order of the parameters stand in that of the edited ones.
+
+    Torch loads the state of an optimizer by position: in another order, moments would come
+    to parameters of the same shape without a word.
+    """
+    old = {path: n for n, path in enumerate(stage.source)}
+    places = [old[path] for path in before if path in old]
+    if places != sorted(places):
+        return members
+    new = {path: n for n, path in enumerate(stage.result)}
+    names = (names for binding in stage.bindings for names in binding.targets)
+    first = {path: min(new[name] for name in group) for group in names for path in group}
+    return tuple(sorted(members, key=first.__getitem__))
 
 
 class _Move:

@@ -279,3 +279,29 @@ def test_2b_22_a_parameter_listed_twice_comes_back_twice() -> None:
     found = sg.TrainingState.of((net, opt)).opt
     assert [group["params"] for group in found["param_groups"]] == [[1, 1], [2]]
     assert sg.equal(found["state"], state["state"])
+
+
+def test_a_state_for_a_module_in_another_order_can_be_loaded_by_torch_which_goes_by_position() -> None:
+    net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "abc"})
+    other = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "zyx"})
+    opt = trained(net)
+    state = sg.TrainingState.of((net, opt))
+    rules = [("{n=a|b|c}.weight", "{n=x|y|z}.weight")]
+    plan = sg.plan(rules, net.state_dict(), other.state_dict())
+    new = plan.apply(state)
+    assert new.opt["param_groups"][0]["param_names"] == ["z.weight", "y.weight", "x.weight"]
+    fresh = optim.Adam(other.parameters())
+    fresh.load_state_dict(new.opt)
+    for old, name in zip("abc", "xyz", strict=True):
+        expected = opt.state[net[old].weight]["exp_avg"]
+        assert torch.equal(fresh.state[other[name].weight]["exp_avg"], expected)
+    assert sg.equal(plan.inverse().apply(new).opt, state.opt)
+
+
+def test_members_in_an_order_of_their_own_keep_it() -> None:
+    net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "abc"})
+    opt = optim.Adam([net[name].weight for name in "cab"])
+    state = sg.TrainingState.of((net, opt))
+    new = sg.plan([("{n}.weight", "layer_{n}.weight")], state.params).apply(state)
+    names = ["layer_c.weight", "layer_a.weight", "layer_b.weight"]
+    assert new.opt["param_groups"][0]["param_names"] == names

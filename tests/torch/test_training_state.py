@@ -276,3 +276,13 @@ def test_2b_26_absent_zero_and_zero_with_steps_behind_it_stay_three_things() -> 
     opt = optimizer_for("adam_named", net)
     state.write_into(net, opt)
     assert list(opt.state_dict()["state"]) == [0, 2, *range(4, 6), *range(8, 13)]
+
+
+def test_names_that_belong_to_other_parameters_of_a_live_pair_are_refused() -> None:
+    """Shapes cannot tell them apart: the moments of one would be taken for those of the other."""
+    net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "ab"})
+    opt = torch.optim.AdamW(net.parameters())
+    assert sg.TrainingState.of((net, opt), names=["a.weight", "b.weight"]).slots is not None
+    with pytest.raises(sg.StructureError, match="the name is that of another parameter") as caught:
+        sg.TrainingState.of((net, opt), names=["b.weight", "a.weight"])
+    assert "at 'b.weight'" in str(caught.value) and "expected  a.weight" in str(caught.value)
