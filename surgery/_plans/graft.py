@@ -30,9 +30,9 @@ from surgery._trees.flat import Flat
 from surgery._trees.joined import is_opaque
 from surgery._trees.modules import as_tree, editable
 from surgery._trees.place import cast_for, fits_without_loss, place_like
-from surgery._trees.registry import backend_of, find_backend, is_array, spec_of
+from surgery._trees.registry import find_backend, is_array, spec_of
 from surgery._trees.structure import build
-from surgery._trees.ties import tie_groups
+from surgery._trees.ties import is_one_tensor, tie_groups
 from surgery._trees.walk import Irregular
 from surgery._types import Leaf, Path, Tree
 from surgery._verbs.partition import Rules as WhereRuleList
@@ -259,18 +259,28 @@ class _Graft:
                     self.leaves[path] = first
                     note = f"with '{self.text(filled[0])}'"
                     self.rows[path] = Row("tied", path, after=str(spec_of(first)), note=note)
-                elif path in self.leaves and not _one_tensor(first, self.leaves[path]):
-                    self.problems.append(
-                        Problem(
-                            "two different leaves go to two names of one tensor",
-                            self.text(path),
-                            expected=f"what goes to '{self.text(filled[0])}'",
-                            hint="untie the target first: transform(target, [(path, path, ops.untie())])",
-                            error=RuleError,
-                        )
-                    )
                 elif path in self.leaves:
-                    self.leaves[path] = first
+                    self._meet(path, filled[0])
+
+    def _meet(self, path: Path, other: Path) -> None:
+        """Give two names of one tensor one leaf, if what goes to them is the same."""
+        try:
+            same = is_one_tensor(self.leaves[other], self.leaves[path])
+        except SurgeryError as error:
+            self.problems.append(problem_at(self.text(path), error))
+            return
+        if same:
+            self.leaves[path] = self.leaves[other]
+            return
+        self.problems.append(
+            Problem(
+                "two different leaves go to two names of one tensor",
+                self.text(path),
+                expected=f"what goes to '{self.text(other)}'",
+                hint="untie the target first: transform(target, [(path, path, ops.untie())])",
+                error=RuleError,
+            )
+        )
 
     def finish(self) -> tuple[Tree, Report]:
         raise_problems("graft", self.problems, of=f"{len(self.target)} leaves in the target")
@@ -284,18 +294,6 @@ class _Graft:
         order = [*self.target, *(path for path in self.rows if path not in self.target)]
         rows = [self.rows[path] for path in order]
         return tree, Report("graft", rows, sep=self.sep, statuses=STATUSES)
-
-
-def _one_tensor(a: Leaf, b: Leaf) -> bool:
-    if a is b:
-        return True
-    from surgery._arrays.numpy import same_bits
-
-    first, second = backend_of(a), backend_of(b)
-    name = first.identity(a)
-    if name is not None and name == second.identity(b):
-        return True
-    return first.holds_data(a) and second.holds_data(b) and same_bits(first.to_numpy(a), second.to_numpy(b))
 
 
 def _policies(status: str, policy: Any, flat: Flat) -> dict[Path, str]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 
+from surgery._arrays.backend import must_be_readable
 from surgery._errors import Problem, RuleError
 from surgery._paths.path import text_of
-from surgery._trees.registry import find_backend
+from surgery._trees.registry import backend_of, find_backend
 from surgery._types import Leaf, Path
 
 
@@ -43,3 +44,26 @@ def treated_differently(group: list[Path], how: Mapping[Path, str], sep: str) ->
                 error=RuleError,
             )
     return None
+
+
+def is_one_tensor(a: Leaf, b: Leaf) -> bool:
+    """Whether two leaves can stand under the names of one tensor: they are one, or hold the same bits.
+
+    Of leaves without data only the specs can be compared.
+
+    Raises:
+        SpecError: one has data that cannot be read: it is traced, or deleted.
+    """
+    first, second = backend_of(a), backend_of(b)
+    name = first.identity(a)
+    if a is b or (name is not None and name == second.identity(b)):
+        return True
+    must_be_readable(first, a)
+    must_be_readable(second, b)
+    if first.spec(a) != second.spec(b):
+        return False
+    if not (first.holds_data(a) and second.holds_data(b)):
+        return True
+    from surgery._arrays.numpy import same_bits
+
+    return same_bits(first.to_numpy(a), second.to_numpy(b))

@@ -247,3 +247,11 @@ def test_a_tree_deeper_than_the_recursion_limit_is_grafted() -> None:
     for _ in range(sys.getrecursionlimit() + 500):
         deep, other = {"d": deep}, {"d": other}
     assert next(iter(sg.flatten(sg.graft(deep, other)[0]).values())) == 2.0
+
+
+def test_specs_go_to_the_names_of_one_tensor_if_they_are_equal() -> None:
+    tied = np.zeros(2)
+    target = {"a": tied, "b": tied}
+    spec = sg.TensorSpec((2,), "float64")
+    out, _ = sg.graft(target, {"a": spec, "b": sg.TensorSpec((2,), "float64")})
+    assert out == {"a": spec, "b": spec}
