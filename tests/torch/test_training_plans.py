@@ -323,3 +323,13 @@ def test_zero_moments_under_the_old_count_need_one_count() -> None:
         plan.apply(later, fresh="zero")
     assert "2, 3, 4, 5" in str(caught.value)
     assert len(plan.apply(later, fresh="reset").opt["state"]) == 4
+
+
+def test_moments_that_an_op_cannot_move_exactly_are_refused_and_not_carried_along() -> None:
+    """How the two roles of a tied weight shared its gradient is stored nowhere."""
+    net = layers(1)
+    state = sg.TrainingState.of((net, trained(net)))
+    plan = sg.plan([("h.0.bias", "h.0.bias", sg.ops.untie())], state.params)
+    with pytest.raises(sg.SpecError, match=r"'mu' cannot be moved exactly by untie\(\)") as caught:
+        plan.apply(state)
+    assert "'nu' cannot be moved exactly" in str(caught.value)
