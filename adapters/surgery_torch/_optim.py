@@ -115,7 +115,15 @@ def _names(state: Mapping[str, Any]) -> dict[Any, Path]:
             raise AdapterError(
                 "a group has not as many names as parameters", verb="slots", expected=expected, found=found
             )
+        before = set(out)  # twice in one group is allowed
         for number, name in zip(group["params"], group["param_names"], strict=True):
+            if number in before:
+                raise StructureError(
+                    "one parameter stands in two groups of the optimizer",
+                    verb="slots",
+                    path=name,
+                    found=f"number {number}",
+                )
             out[number] = tuple(name.split("."))
     if len(set(out.values())) < len(out):
         seen: set[Path] = set()
@@ -230,7 +238,8 @@ def named(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return a state_dict whose groups name their parameters, in the order of the groups.
 
     Raises:
-        AdapterError: there are more or fewer names than parameters.
+        AdapterError: there are more or fewer names than parameters, or they are the state's
+            own in another order.
     """
     count = sum(len(group["params"]) for group in state["param_groups"])
     if len(names) != count:
@@ -239,6 +248,16 @@ def named(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             verb="TrainingState.of",
             expected=f"{count} names, in the order of its groups",
             found=f"{len(names)}",
+        )
+    own = [name for group in state["param_groups"] for name in group.get("param_names", ())]
+    if sorted(own) == sorted(names) and own != list(names):
+        name, other = next((a, b) for a, b in zip(names, own, strict=True) if a != b)
+        raise AdapterError(
+            "the state has these names itself, in another order",
+            verb="TrainingState.of",
+            path=name,
+            expected=other,
+            hint="leave names= out; or, where its own are wrong, take 'param_names' out of its groups",
         )
     given = iter(names)
     groups = [

@@ -349,9 +349,18 @@ class _Move:
                     hint = "fresh='zero' keeps the count; or give the new parameters a transform of their own"
                     self.complain(text, path, hint=hint)
                 continue
+            counts = [*{id(count): count for count in self.bank.counts.values()}.values()]
+            numbers = sorted({float(backend_of(one).to_numpy(one)) for one in counts if len(counts) > 1})
+            if len(numbers) > 1:
+                text = (
+                    "no one old count: the parameters of this optimizer have taken different numbers of steps"
+                )
+                shown = ", ".join(f"{number:g}" for number in numbers)
+                self.complain(text, path, shown, "fresh='reset' begins anew")
+                continue
             for name in self.slots:
                 self.slots[name][path] = _zeros(self.flat[path], held)
-            self.counts.update((path, _own(count)) for count in [*self.bank.counts.values()][:1])
+            self.counts.update((path, _own(count)) for count in counts[:1])
 
 
 def _own(count: Leaf) -> Leaf:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,19 @@ def test_packed_elements_are_listed_and_not_read_wrongly(name: str, tmp_path: Pa
     assert sg.spec(tree)["x"].shape == (8,)
     with pytest.raises(sg.FileError, match="packed elements of less than a byte can be listed, not read yet"):
         np.asarray(tree["x"])
+
+
+def test_a_file_that_appears_while_another_is_written_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.safetensors"
+    sync = os.fsync
+
+    def other_is_faster(handle: int) -> None:
+        file.write_bytes(b"of another process")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", other_is_faster)
+    with pytest.raises(sg.FileError, match="exists already"):
+        sg.save({"w": np.ones(3)}, file)
+    assert file.read_bytes() == b"of another process" and [*tmp_path.iterdir()] == [file]

@@ -305,3 +305,31 @@ def test_members_in_an_order_of_their_own_keep_it() -> None:
     new = sg.plan([("{n}.weight", "layer_{n}.weight")], state.params).apply(state)
     names = ["layer_c.weight", "layer_a.weight", "layer_b.weight"]
     assert new.opt["param_groups"][0]["param_names"] == names
+
+
+def test_zero_moments_under_the_old_count_need_one_count() -> None:
+    net = layers(2)
+    state = sg.TrainingState.of((net, trained(net)))
+    later = sg.TrainingState.of(
+        params=state.params,
+        opt={
+            **state.opt,
+            "state": {n: {**held, "step": held["step"] + n} for n, held in state.opt["state"].items()},
+        },
+    )
+    plan = sg.plan([(None, "new.weight", sg.ops.new((3, 3), "float32", "zeros"))], state.params)
+    assert float(steps_of(plan.apply(state, fresh="zero").opt)[-1]) == 2.0
+    with pytest.raises(sg.SpecError, match="different numbers of steps") as caught:
+        plan.apply(later, fresh="zero")
+    assert "2, 3, 4, 5" in str(caught.value)
+    assert len(plan.apply(later, fresh="reset").opt["state"]) == 4
+
+
+def test_moments_that_an_op_cannot_move_exactly_are_refused_and_not_carried_along() -> None:
+    """How the two roles of a tied weight shared its gradient is stored nowhere."""
+    net = layers(1)
+    state = sg.TrainingState.of((net, trained(net)))
+    plan = sg.plan([("h.0.bias", "h.0.bias", sg.ops.untie())], state.params)
+    with pytest.raises(sg.SpecError, match=r"'mu' cannot be moved exactly by untie\(\)") as caught:
+        plan.apply(state)
+    assert "'nu' cannot be moved exactly" in str(caught.value)

@@ -286,3 +286,19 @@ def test_names_that_belong_to_other_parameters_of_a_live_pair_are_refused() -> N
     with pytest.raises(sg.StructureError, match="the name is that of another parameter") as caught:
         sg.TrainingState.of((net, opt), names=["b.weight", "a.weight"])
     assert "at 'b.weight'" in str(caught.value) and "expected  a.weight" in str(caught.value)
+
+
+def test_names_that_contradict_those_in_the_state_are_refused() -> None:
+    net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "ab"})
+    saved = {"model": net.state_dict(), "optimizer": torch.optim.AdamW(net.named_parameters()).state_dict()}
+    assert sg.TrainingState.of(saved, names=["a.weight", "b.weight"]).slots is not None
+    with pytest.raises(sg.AdapterError, match="the state has these names itself, in another order"):
+        sg.TrainingState.of(saved, names=["b.weight", "a.weight"])
+
+
+def test_a_parameter_in_two_groups_is_refused() -> None:
+    net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "ab"})
+    opt = torch.optim.AdamW(net.named_parameters()).state_dict()
+    opt["param_groups"].append({**opt["param_groups"][0], "params": [0], "param_names": ["a.weight"]})
+    with pytest.raises(sg.StructureError, match=r"stands in two groups of the optimizer at 'a\.weight'"):
+        sg.TrainingState.of(params=net.state_dict(), opt=opt)
