@@ -60,20 +60,14 @@ def optax_slots(state: Any, params: Flat) -> Slots:
         SpecError: a slot has another shape than its parameter.
     """
     flat = walk(state)
+    _refuse_unknown(flat)
     banks: list[Bank] = []
     places: list[tuple[Path, int, str]] = []  # where a slot stands, its bank, its name
     for path, nodes in flat.structure.items():
         cls = getattr(nodes[-1].kind, "cls", type(None))
-        if not hasattr(cls, "_fields") or cls.__module__.partition(".")[0] != "optax":
+        if not _is_state(cls):
             continue
-        known = KNOWN.get(cls.__name__)
-        if known is None:
-            raise AdapterError(
-                f"the optax state {cls.__name__} is not known here",
-                verb="slots",
-                path=text_of(path),
-                hint=f"known: {', '.join(KNOWN)}",
-            )
+        known = KNOWN[cls.__name__]
         slots = {name: _slot((*path, field), flat, params) for field, name in known.slots.items()}
         if slots:
             places += [((*path, field), len(banks), name) for field, name in known.slots.items()]
@@ -86,6 +80,24 @@ def optax_slots(state: Any, params: Flat) -> Slots:
     if not banks and any(hasattr(leaf, "shape") and spec_of(leaf).shape for leaf in flat.values()):
         raise AdapterError("this state holds arrays, and no class that is known here", verb="slots")
     return Slots(tuple(banks), _Restorer(flat, tuple(places), params.structure), params.structure)
+
+
+def _is_state(cls: type) -> bool:
+    return hasattr(cls, "_fields") and cls.__module__.partition(".")[0] == "optax"
+
+
+def _refuse_unknown(flat: Flat) -> None:
+    """Raise at the outermost state that is not known: what stands in it means what that one says."""
+    kinds = {path: getattr(nodes[-1].kind, "cls", type(None)) for path, nodes in flat.structure.items()}
+    unknown = [path for path, cls in kinds.items() if _is_state(cls) and cls.__name__ not in KNOWN]
+    if unknown:
+        path = min(unknown, key=len)
+        raise AdapterError(
+            f"the optax state {kinds[path].__name__} is not known here",
+            verb="slots",
+            path=text_of(path) if path else None,
+            hint=f"known: {', '.join(KNOWN)}",
+        )
 
 
 def _slot(place: Path, flat: Flat, params: Flat) -> dict[Path, Leaf]:

@@ -34,7 +34,7 @@ from surgery._trees.registry import find_backend, is_array, spec_of
 from surgery._trees.structure import build
 from surgery._trees.ties import is_one_tensor, tie_groups
 from surgery._trees.walk import Irregular
-from surgery._types import Leaf, Path, Tree
+from surgery._types import Leaf, Path, TensorSpec, Tree
 from surgery._verbs.partition import Rules as WhereRuleList
 from surgery._verbs.select import extract
 from surgery._verbs.tree import walk
@@ -182,13 +182,18 @@ class _Graft:
         have, want = spec_of(leaf), spec_of(mine)
         if path and is_opaque(str(path[-1])):
             self._load(path, leaf, mine if is_array(mine) else None)
-        elif have == want or find_backend(mine) is None:
+        elif have == want:
             self._load(path, leaf, mine)
-        elif have.shape == want.shape and fits_without_loss(leaf, want.dtype):
+        elif (
+            _is_number(mine)
+            and _is_number(leaf)
+            and have.shape == want.shape
+            and fits_without_loss(leaf, want.dtype)
+        ):
             self._load(path, leaf, mine, cast=want.dtype)
         else:
             policy = policies.get(path, "error")
-            what = "the shape differs" if have.shape != want.shape else "the dtype narrows"
+            what = _difference(have, want) if _is_number(mine) and _is_number(leaf) else "the type differs"
             if policy == "error":
                 self.problems.append(
                     Problem(
@@ -294,6 +299,15 @@ class _Graft:
         order = [*self.target, *(path for path in self.rows if path not in self.target)]
         rows = [self.rows[path] for path in order]
         return tree, Report("graft", rows, sep=self.sep, statuses=STATUSES)
+
+
+def _is_number(leaf: Leaf) -> bool:
+    """Whether a leaf is an array or a Python number, and no text, function, or whatever else."""
+    return find_backend(leaf) is not None
+
+
+def _difference(have: TensorSpec, want: TensorSpec) -> str:
+    return "the shape differs" if have.shape != want.shape else "the dtype narrows"
 
 
 def _policies(status: str, policy: Any, flat: Flat) -> dict[Path, str]:

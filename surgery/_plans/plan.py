@@ -35,6 +35,7 @@ from surgery._rules.stage import Stage
 from surgery._rules.toml import rules_to_toml
 from surgery._training.slots import optimizer_state_above
 from surgery._training.state import TrainingState
+from surgery._trees.flat import Flat
 from surgery._trees.modules import as_tree, editable
 from surgery._trees.structure import Structure, build
 from surgery._types import Path, Tree
@@ -101,11 +102,21 @@ class Plan:
         # rename and transform are their own verbs
         verb = "apply" if self.verb in ("plan", "inverse") else self.verb
         flat = walk(editable(tree, verb))
+        self._refuse_foreign_state(tree, flat)
         for stage in self.stages:
             flat = stage.run(flat, verb=verb, kind=kind, remainder=kept)
         if into is not None:
             flat = put_into(flat, into)
         return build(flat, flat.structure, verb=verb)
+
+    def _refuse_foreign_state(self, tree: Tree, flat: Flat) -> None:
+        """A plan for parameters that is applied to their optimizer's state needs to know them."""
+        if not flat.keys() & self.stages[0].source.keys() and optimizer_state_above(tree, flat) is not None:
+            raise StructureError(
+                "this is an optimizer's state, and the plan was made for something else",
+                verb="apply",
+                hint="plan.apply(opt_state, params=params), or TrainingState.of(params=params, opt=opt_state)",
+            )
 
     def _refuse_values(self, tree: Tree) -> None:
         """An op that changes values must not act on raw moments as if they were weights."""

@@ -255,3 +255,12 @@ def test_specs_go_to_the_names_of_one_tensor_if_they_are_equal() -> None:
     spec = sg.TensorSpec((2,), "float64")
     out, _ = sg.graft(target, {"a": spec, "b": sg.TensorSpec((2,), "float64")})
     assert out == {"a": spec, "b": spec}
+
+
+def test_an_array_does_not_take_the_place_of_what_is_no_array() -> None:
+    with pytest.raises(sg.SpecError, match="the type differs at 'x'"):
+        sg.graft({"x": "abc"}, {"x": np.zeros(3)})
+    with pytest.raises(sg.SpecError, match="the type differs at 'x'"):
+        sg.graft({"x": np.zeros(3)}, {"x": "abc"})
+    out, _ = sg.graft({"x": "abc"}, {"x": "abcd"})
+    assert out == {"x": "abcd"}

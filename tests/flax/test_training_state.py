@@ -375,3 +375,20 @@ def test_B16_a_second_copy_of_the_weights_is_not_taken_for_a_moment() -> None:
 
 def test_B18_lists_of_vectors_are_not_taken_for_moments() -> None:
     refuses(optax.sm3(1e-2), name="ScaleBySM3State")
+
+
+def test_a_plan_for_parameters_on_a_bare_state_asks_for_them() -> None:
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    plan = sg.plan([("a", "z")], params)
+    with pytest.raises(sg.StructureError, match=r"(?s)this is an optimizer's state.*params=params"):
+        plan.apply(optax.adam(1e-3).init(params))
+
+
+def test_an_unknown_state_is_named_where_it_stands_not_by_what_is_in_it() -> None:
+    params = {"a": jnp.ones((2, 3)), "b": jnp.ones(3)}
+    labels = {"a": "x", "b": "y"}
+    tx = optax.multi_transform({"x": optax.adam(1e-3), "y": optax.set_to_zero()}, labels)
+    with pytest.raises(
+        sg.AdapterError, match=r"the optax state (PartitionState|MultiTransformState) is not known"
+    ):
+        sg.TrainingState.of(params=params, opt=tx.init(params))
