@@ -281,7 +281,7 @@ def test_2b_22_a_parameter_listed_twice_comes_back_twice() -> None:
     assert sg.equal(found["state"], state["state"])
 
 
-def test_a_state_for_a_module_in_another_order_can_be_loaded_by_torch_which_goes_by_position() -> None:
+def test_2b_34_a_state_for_a_module_in_another_order_can_be_loaded_by_torch_which_goes_by_position() -> None:
     net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "abc"})
     other = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "zyx"})
     opt = trained(net)

@@ -172,7 +172,7 @@ def apart(plan: sg.Plan, net: Net, other: Net) -> float:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("case", CASES)
-def test_training_on_after_an_operation_equals_training_without_it(case: str, name: str) -> None:
+def test_2b_36_training_on_after_an_operation_equals_training_without_it(case: str, name: str) -> None:
     net, opt, other, other_opt, plan = operated(CASES[case], name)
     assert apart(plan, net, other) == 0
     train(net, opt, CUT, STEPS)

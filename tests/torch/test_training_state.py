@@ -161,7 +161,7 @@ def test_one_name_for_two_parameters_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)
-def test_the_state_of_an_optimizer_that_is_not_known_is_refused_by_name(kind: str) -> None:
+def test_2b_35_the_state_of_an_optimizer_that_is_not_known_is_refused_by_name(kind: str) -> None:
     with pytest.raises(sg.AdapterError, match=f"the state of {UNKNOWN[kind]} is not known here"):
         loaded(kind)
 
@@ -288,7 +288,7 @@ def test_names_that_belong_to_other_parameters_of_a_live_pair_are_refused() -> N
     assert "at 'b.weight'" in str(caught.value) and "expected  a.weight" in str(caught.value)
 
 
-def test_names_that_contradict_those_in_the_state_are_refused() -> None:
+def test_2b_25_names_that_contradict_those_in_the_state_are_refused() -> None:
     net = nn.ModuleDict({name: nn.Linear(3, 3, bias=False) for name in "ab"})
     saved = {"model": net.state_dict(), "optimizer": torch.optim.AdamW(net.named_parameters()).state_dict()}
     assert sg.TrainingState.of(saved, names=["a.weight", "b.weight"]).slots is not None

@@ -89,7 +89,7 @@ def test_the_model_is_found_beside_the_optimizer_and_counters(key: str) -> None:
     assert {("epoch",), ("args", "lr")} <= {row.path for row in report.with_status("left out").rows}
 
 
-def test_an_average_is_never_taken_silently() -> None:
+def test_2b_40_an_average_is_never_taken_silently() -> None:
     net = TiedNet()
     _, report = sg.unwrap({"state_dict": net.state_dict(), "state_dict_ema": net.state_dict()})
     assert "there is an average too: extract(tree, 'state_dict_ema') takes it" in str(report)

@@ -154,7 +154,7 @@ def test_2b_28_a_step_that_is_a_number_becomes_a_tensor_that_counts_on(number: o
     assert [float(fresh.state[p]["step"]) for p in b.parameters()] == [4.0, 4.0]
 
 
-def test_hyperparameters_are_written_and_those_of_schedulers_too() -> None:
+def test_2b_37_hyperparameters_are_written_and_those_of_schedulers_too() -> None:
     a, b = nn.Linear(3, 2), nn.Linear(3, 2)
     opt = trained(lambda p: optim.AdamW(p, lr=0.3, weight_decay=0.2, betas=(0.8, 0.9)), a)
     optim.lr_scheduler.StepLR(opt, 10)
