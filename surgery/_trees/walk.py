@@ -57,10 +57,13 @@ class Walk:
             return self._children(DICT, None, node, path)
         leaves = self.leaves
         barren = 0
+        single = False  # whether the names are known to be no joined ones
         for key, child in node.items():
-            if key not in PLAIN and not all_plain((key,)):
-                self._undo(path)
-                return self._children(DICT, None, node, path)
+            if key not in PLAIN and not single and not all_plain((key,)):
+                if self._separator(DICT, None, node) is not None:
+                    self._undo(path)
+                    return self._children(DICT, None, node, path)
+                single = True
             if type(child) is dict:
                 if not self._dict(child, path + (key,)):  # noqa: RUF005 (twice as fast as unpacking)
                     barren += 1
@@ -73,7 +76,10 @@ class Walk:
         return barren < len(node)
 
     def _undo(self, path: Path) -> None:
-        """Forget what was recorded below `path`: a later key shows that the names there may be joined."""
+        """Forget what was recorded below `path`: a later key shows that the names there are joined.
+
+        Joined names have no containers below them that hold anything, so little is walked twice.
+        """
         depth = len(path)
         for record in (self.leaves, self.structure):
             while record:

@@ -238,3 +238,12 @@ def test_a_leaf_put_where_an_empty_node_was_is_there_afterwards() -> None:
     bare = sg.flatten(None)
     bare[()] = 3
     assert sg.unflatten(bare) == 3
+
+
+def test_a_branch_with_an_odd_key_behind_others_is_walked_once() -> None:
+    tree: Any = {"w": 1}
+    for _ in range(60):  # walked twice at each level, it would take longer than anybody lives
+        tree = {"a": tree, "x y.z": 2, 3: 4}
+    flat = sg.flatten(tree)
+    assert len(flat) == 121 and flat[("a",) * 60 + ("w",)] == 1
+    assert sg.unflatten(flat) == tree
